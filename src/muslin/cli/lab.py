@@ -1,0 +1,43 @@
+"""``muslin lab``: the verbs of the lab, each in a module of its own."""
+
+from __future__ import annotations
+
+import click
+
+from muslin.cli.main import CONTEXT_SETTINGS, LazyGroup
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings=CONTEXT_SETTINGS,
+    aliases={"deploy": "up", "destroy": "down", "list": "ls"},
+    lazy={
+        "demo": ("muslin.cli.lab_demo:demo", "Tell the story of all four steps, with checks, and clean up."),
+        "up": ("muslin.cli.lab_up:up", "Raise a lab, repair it, or turn it into another one."),
+        "check": ("muslin.cli.lab_check:check", "Prove R1, R2 and R3, pair by pair and both ways."),
+        "exec": ("muslin.cli.lab_exec:exec_", "Run a command in a node or container."),
+        "shell": ("muslin.cli.lab_exec:shell", "Open a shell in a node or container."),
+        "inspect": ("muslin.cli.lab_show:inspect", "Show links, addresses and routes, and any drift."),
+        "ls": ("muslin.cli.lab_show:ls", "List the labs on this machine."),
+        "diff": ("muslin.cli.lab_show:diff", "Show only the commands that one step adds to another."),
+        "export": ("muslin.cli.lab_show:export", "Print the lab as a shell script or a topology file."),
+        "down": ("muslin.cli.lab_up:down", "Take a lab away, with all that runs in it."),
+        "prune": ("muslin.cli.lab_up:prune", "Clear away what broken labs have left."),
+    },
+)
+def lab() -> None:
+    """Networks of containers on this machine, made of network namespaces.
+
+    \b
+    step 1   one container: a namespace and a veth
+    step 2   one node: containers on a bridge
+    step 3   several nodes: routes between them
+    step 4   an overlay: TUN device and UDP, no routes
+
+    A first walk:  muslin lab up --step 4;  muslin lab check;  muslin lab down
+
+    \b
+    Exit codes: 0 fine · 1 a check failed · 2 wrong usage or topology · 3 a privilege or
+    kernel feature is missing · 4 warnings only · 130 interrupted. `exec` passes its
+    command's own. Every option can come from the environment: MUSLIN_LAB_UP_STEP=4.
+    """

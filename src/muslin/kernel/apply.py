@@ -1,0 +1,297 @@
+"""Do: the only function that changes the kernel.
+
+Theory of operation: operations come in order, in stages of one kind. Within a stage those of one namespace go to
+the kernel packed into few sends; each gets its own answer. An operation that stands on one that failed is skipped
+and says so; all others go on. Nothing raises for a single operation: the results are the report.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from muslin.errors import MuslinError
+from muslin.kernel import netns as netns_door
+from muslin.kernel import nft, tun
+from muslin.kernel.base import Witness
+from muslin.kernel.netlink import Answer
+from muslin.kernel.sessions import Session, Sessions
+from muslin.model.kernel import (
+    Address,
+    AnyObject,
+    FdbEntry,
+    Key,
+    Link,
+    Neighbour,
+    Netns,
+    Nexthop,
+    NftTable,
+    Route,
+    Rule,
+    Sysctl,
+    Tun,
+    Veth,
+    Vxlan,
+)
+from muslin.model.ops import Create, Delete, Op, OpResult, Replace, SetLink
+from muslin.wire import rtnetlink
+from muslin.wire.rtnetlink import Request, VxlanInfo
+
+
+def apply(sessions: Sessions, ops: Sequence[Op], witness: Witness | None = None) -> list[OpResult]:
+    """Execute the operations; one result each, in the same order. With a witness they go one by one."""
+    results: dict[int, OpResult] = {}
+    missing: dict[Key, str] = {}
+    for _, stage in groupby(enumerate(ops), key=lambda item: _stage_of(item[1])):
+        by_netns: dict[str, list[tuple[int, Op]]] = {}
+        for index, op in stage:
+            if reason := _missing_reason(op, missing):
+                results[index] = OpResult(op=op, outcome="skipped", reason=reason)
+                missing[op.key] = reason
+            else:
+                by_netns.setdefault(op.object.netns, []).append((index, op))
+        for netns, whole in by_netns.items():
+            for batch in [[item] for item in whole] if witness else [whole]:
+                if witness:
+                    witness(batch[0][1])
+                for (index, op), answer in zip(batch, _apply_batch(sessions, netns, batch), strict=True):
+                    results[index] = _result(op, answer, missing)
+    return [results[index] for index in range(len(ops))]
+
+
+def _stage_of(op: Op) -> tuple[type, type, str]:
+    return type(op), type(op.object), op.attribute if isinstance(op, SetLink) else ""
+
+
+def _missing_reason(op: Op, missing: dict[Key, str]) -> str:
+    if isinstance(op, Delete):
+        return ""
+    needed = (*op.object.requires, *((op.key,) if isinstance(op, SetLink) else ()))
+    return next((f"needs {' '.join(map(str, key))}, which failed" for key in needed if key in missing), "")
+
+
+def _result(op: Op, answer: Answer, missing: dict[Key, str]) -> OpResult:
+    if answer.errno == 0:
+        return OpResult(op=op, outcome="done", previous=answer.previous)
+    if isinstance(op, Delete) and answer.errno in (
+        errno.ENOENT,
+        errno.ESRCH,
+        errno.ENODEV,
+        errno.EADDRNOTAVAIL,
+    ):
+        return OpResult(op=op, outcome="done", reason="was gone already")
+    if isinstance(op, Create):
+        missing[op.key] = answer.text or os.strerror(answer.errno)
+    return OpResult(op=op, outcome="failed", errno=answer.errno, reason=answer.text)
+
+
+def _apply_batch(sessions: Sessions, netns: str, batch: list[tuple[int, Op]]) -> list[Answer]:
+    """The answers to operations of one kind in one namespace."""
+    first = batch[0][1]
+    ops = [op for _, op in batch]
+    if isinstance(first.object, Netns):
+        return [_answer(lambda op=op: _apply_netns(sessions, op)) for op in ops]  # type: ignore[misc]
+    try:
+        session = sessions.get(netns)
+    except OSError as error:
+        return [Answer(error.errno or errno.ENOENT, "no such network namespace")] * len(ops)
+    if isinstance(first.object, Sysctl | NftTable) or (isinstance(first, Create) and _is_tun(first.object)):
+        return [_answer(lambda op=op: _apply_by_call(session, op)) for op in ops]  # type: ignore[misc]
+    return _apply_by_netlink(session, ops)
+
+
+def _is_tun(obj: AnyObject) -> bool:
+    return isinstance(obj, Link) and isinstance(obj.options, Tun)
+
+
+def _answer(call: Callable[[], str | None]) -> Answer:
+    try:
+        return Answer(0, previous=call())
+    except OSError as error:
+        text = f"{error.strerror or error}" if error.errno else str(error)
+        return Answer(error.errno or errno.EIO, text)
+    except MuslinError as error:
+        return Answer(errno.EOPNOTSUPP, str(error))
+
+
+def _apply_netns(sessions: Sessions, op: Op) -> None:
+    if isinstance(op, Delete):
+        sessions.forget(op.object.netns)
+        netns_door.delete(op.object.netns)
+    else:
+        netns_door.create(op.object.netns)
+
+
+def _apply_by_call(session: Session, op: Op) -> str | None:
+    """Do one operation; the value that a setting had before."""
+    match op.object:
+        case Sysctl(name=name, value=value):
+            previous = session.sysctl.read(name)
+            session.sysctl.write(name, value)
+            return previous
+        case NftTable() if isinstance(op, Delete):
+            nft.delete_table(op.object)
+        case NftTable():
+            nft.replace_table(op.object)
+        case Link(name=name):
+            tun.create(session.netns, name)
+            session.forget_links()
+    return None
+
+
+def _apply_by_netlink(session: Session, ops: list[Op]) -> list[Answer]:
+    """Encode what can be encoded, send it in one go, and put the answers in place."""
+    answers: dict[int, Answer] = {}
+    requests: list[Request] = []
+    places: list[int] = []
+    open_fds: list[int] = []
+    for index, op in enumerate(ops):
+        try:
+            requests.append(_encode(session, op, open_fds))
+            places.append(index)
+        except OSError as error:
+            answers[index] = Answer(error.errno or errno.EINVAL, f"{error.strerror}: {error.filename}")
+    try:
+        answers |= dict(zip(places, session.netlink.request(requests), strict=True))
+    finally:
+        for fd in open_fds:
+            os.close(fd)
+    if any(isinstance(op.object, Link) for op in ops):
+        session.forget_links()
+    return [answers[index] for index in range(len(ops))]
+
+
+def _encode(session: Session, op: Op, open_fds: list[int]) -> Request:
+    obj = op.object
+    match op:
+        case SetLink():
+            return _encode_set_link(session, op)
+        case Delete():
+            return _encode_delete(session, obj)
+        case Create() | Replace() if isinstance(obj, Link):
+            return _encode_link(session, obj, open_fds)
+        case Create() | Replace():
+            return _encode_add(session, obj, replace=isinstance(op, Replace))
+
+
+def _encode_link(session: Session, link: Link, open_fds: list[int]) -> Request:
+    match link.options:
+        case Veth(peer_netns=peer_netns, peer=peer):
+            # The peer's namespace must always be named: an absent one would mean that of the message's sender.
+            fd = netns_door.open_netns(peer_netns or session.netns)
+            open_fds.append(fd)
+            return rtnetlink.link_create(
+                link.name, "veth", mtu=link.mtu, mac=link.mac, peer_name=peer, peer_netns_fd=fd
+            )
+        case Vxlan() as options:
+            info = VxlanInfo(
+                vni=options.vni,
+                local=options.local,
+                port=options.port,
+                device_ifindex=session.ifindex(options.underlay) if options.underlay else 0,
+                learning=options.learning,
+                gbp=options.gbp,
+            )
+            return rtnetlink.link_create(link.name, "vxlan", mtu=link.mtu, mac=link.mac, vxlan=info)
+    return rtnetlink.link_create(link.name, type(link.options).__name__.lower(), mtu=link.mtu, mac=link.mac)
+
+
+def _encode_set_link(session: Session, op: SetLink) -> Request:
+    link, ifindex = op.object, session.ifindex(op.object.name)
+    match op.attribute:
+        case "master":
+            return rtnetlink.link_set(
+                ifindex, master_ifindex=session.ifindex(link.master) if link.master else 0
+            )
+        case "mtu":
+            return rtnetlink.link_set(ifindex, mtu=link.mtu)
+        case "mac":
+            return rtnetlink.link_set(ifindex, mac=link.mac)
+        case "alias":
+            return rtnetlink.link_set(ifindex, alias=link.alias)
+        case "up":
+            return rtnetlink.link_set(ifindex, up=link.up)
+
+
+def _encode_add(session: Session, obj: AnyObject, replace: bool) -> Request:
+    match obj:
+        case Address():
+            return rtnetlink.address_add(session.ifindex(obj.link), obj.address, no_dad=True, replace=replace)
+        case Nexthop():
+            return rtnetlink.nexthop_add(
+                obj.id,
+                ifindex=session.ifindex(obj.link),
+                via=obj.via,
+                onlink=obj.onlink,
+                protocol=obj.protocol,
+                replace=replace,
+            )
+        case Route():
+            return _encode_route(session, obj, replace)
+        case Rule():
+            return _encode_rule(rtnetlink.rule_add, obj)
+        case Neighbour():
+            return rtnetlink.neighbour_add(session.ifindex(obj.link), obj.address, obj.mac, replace=replace)
+        case FdbEntry():
+            return rtnetlink.fdb_add(session.ifindex(obj.link), obj.mac, obj.destination, replace=replace)
+    raise TypeError(f"no way to add {type(obj).__name__} by netlink")
+
+
+def _encode_delete(session: Session, obj: AnyObject) -> Request:
+    match obj:
+        case Link():
+            return rtnetlink.link_delete(session.ifindex(obj.name))
+        case Address():
+            return rtnetlink.address_delete(session.ifindex(obj.link), obj.address)
+        case Nexthop():
+            return rtnetlink.nexthop_delete(obj.id)
+        case Route():
+            return rtnetlink.route_delete(
+                obj.destination,
+                ifindex=session.ifindex(obj.link) if obj.link else None,
+                via=obj.via,
+                nexthop_id=obj.nexthop_id,
+                metric=obj.metric,
+                table=obj.table,
+                protocol=obj.protocol,
+            )
+        case Rule():
+            return _encode_rule(rtnetlink.rule_delete, obj)
+        case Neighbour():
+            return rtnetlink.neighbour_delete(session.ifindex(obj.link), obj.address)
+        case FdbEntry():
+            return rtnetlink.fdb_delete(session.ifindex(obj.link), obj.mac, obj.destination)
+    raise TypeError(f"no way to delete {type(obj).__name__} by netlink")
+
+
+def _encode_route(session: Session, route: Route, replace: bool) -> Request:
+    return rtnetlink.route_add(
+        route.destination,
+        ifindex=session.ifindex(route.link) if route.link else None,
+        via=route.via,
+        nexthop_id=route.nexthop_id,
+        metric=route.metric,
+        table=route.table,
+        protocol=route.protocol,
+        scope=route.scope,
+        source=route.source,
+        onlink=bool(route.onlink),
+        mtu=route.mtu,
+        kind=route.kind,
+        replace=replace,
+    )
+
+
+def _encode_rule(encode: Callable[..., Request], rule: Rule) -> Request:
+    return encode(
+        rtnetlink.AF_INET6 if rule.family == 6 else rtnetlink.AF_INET,
+        rule.priority,
+        rule.table,
+        source=rule.source,
+        destination=rule.destination,
+        iif=rule.iif,
+        fwmark=rule.fwmark,
+        protocol=rule.protocol,
+    )

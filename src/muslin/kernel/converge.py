@@ -1,0 +1,98 @@
+"""Make the kernel agree with a value: observe, diff, record, apply.
+
+Theory of operation: ``converge`` is the one way in which Muslin changes a network. It is level-triggered: each call
+looks at the kernel afresh and remembers nothing itself. Before the first change it tells a ``Journal`` what it is
+about to own, so that whatever happens next, clean-up knows what is ours. Afterwards the journal learns what stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from muslin.kernel.base import Kernel, Scope, Witness
+from muslin.model.kernel import Key, Sysctl
+from muslin.model.ops import Op, OpResult, Replace, Report
+from muslin.model.state import DesiredState, Owned, Snapshot
+from muslin.plan.diff import diff
+
+
+class Journal(Protocol):
+    """Where ownership is written down. ``owned`` is what earlier calls recorded."""
+
+    @property
+    def owned(self) -> Owned:
+        """What is ours so far."""
+        ...
+
+    def record(self, owned: Owned) -> None:
+        """Make ``owned`` durable before returning."""
+        ...
+
+
+class MemoryJournal:
+    """A journal for one process's life: enough where marks on the objects tell what is ours."""
+
+    def __init__(self, owned: Owned | None = None) -> None:
+        self._owned = owned or Owned()
+
+    @property
+    def owned(self) -> Owned:
+        """See ``Journal``."""
+        return self._owned
+
+    def record(self, owned: Owned) -> None:
+        """See ``Journal``."""
+        self._owned = owned
+
+
+def plan_ops(kernel: Kernel, desired: DesiredState, owned: Owned) -> tuple[Snapshot, tuple[Op, ...]]:
+    """What ``converge`` would do, and the snapshot that says so. Changes nothing."""
+    observed = kernel.observe(Scope.of(desired, owned))
+    return observed, diff(desired, observed, owned)
+
+
+def converge(
+    kernel: Kernel,
+    desired: DesiredState,
+    journal: Journal | None = None,
+    witness: Witness | None = None,
+) -> Report:
+    """Make the kernel agree with ``desired``; one result for each operation that was needed."""
+    journal = journal or MemoryJournal()
+    observed, ops = plan_ops(kernel, desired, journal.owned)
+    journal.record(_ownership(journal.owned, desired, ops))
+    return _finish(journal, desired, kernel.apply(ops, witness))
+
+
+def _ownership(owned: Owned, desired: DesiredState, ops: Iterable[Op]) -> Owned:
+    """All that was ours and all that is about to be, with the old value of each setting first touched now."""
+    created = {op.key for op in ops}
+    keys = owned.keys | {obj.key for obj in desired if obj.key in created}
+    sysctls = dict(owned.sysctls)
+    for op in ops:
+        if isinstance(op, Replace) and isinstance(op.before, Sysctl):
+            sysctls.setdefault(op.key, op.before.value)
+    return Owned(keys=keys, sysctls=sysctls, marked=owned.marked)
+
+
+def _finish(journal: Journal, desired: DesiredState, results: list[OpResult]) -> Report:
+    """What was ours and is wanted no more is forgotten, unless its removal failed."""
+    wanted = desired.by_key
+    stuck = {result.op.key for result in results if result.outcome != "done"}
+
+    def kept(key: Key) -> bool:
+        return key in wanted or key in stuck
+
+    owned = journal.owned
+    # In a namespace that was made just now, only the writing itself could see what a setting was before.
+    overwritten = {result.op.key: result.previous for result in results if result.previous is not None}
+    sysctls = overwritten | owned.sysctls
+    journal.record(
+        Owned(
+            keys=frozenset(filter(kept, owned.keys)),
+            sysctls={key: value for key, value in sysctls.items() if kept(key)},
+            marked=owned.marked,
+        )
+    )
+    return Report(tuple(results))

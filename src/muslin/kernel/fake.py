@@ -1,0 +1,210 @@
+"""A kernel in memory, for tests and dry runs without privileges.
+
+Theory of operation: it keeps objects by key and follows the rules of Linux that a plan can trip over: what must
+exist first, what falls with what, which gateways are within reach, and that a link taken down loses its routes. It
+invents no objects of its own but ``lo``; the real kernel adds connected and local routes, link-local addresses and
+the like. tests/contract holds both to one suite.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from muslin.kernel.base import Scope, Witness
+from muslin.model.address import contains, family_of, network_of
+from muslin.model.kernel import (
+    Address,
+    AnyObject,
+    FdbEntry,
+    Key,
+    Link,
+    Loopback,
+    Neighbour,
+    Netns,
+    Nexthop,
+    NftTable,
+    Route,
+    Rule,
+    Sysctl,
+    Tun,
+    Veth,
+    link_key,
+)
+from muslin.model.ops import Create, Delete, Op, OpResult, SetLink
+from muslin.model.state import Snapshot
+
+DEFAULT_MTU_BYTES = 1500
+LOOPBACK_MTU_BYTES = 65536
+
+
+class FakeKernel:
+    """See ``muslin.kernel.base.Kernel``. ``refuse`` may name an errno for an operation, to play a fault."""
+
+    def __init__(self, refuse: Callable[[Op], int] = lambda _: 0) -> None:
+        self.objects: dict[Key, AnyObject] = {}
+        self.refuse = refuse
+        self._sysctls: dict[Key, str] = {}
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def observe(self, scope: Scope) -> Snapshot:
+        """See ``Kernel.observe``."""
+        seen = [
+            obj for obj in self.objects.values() if obj.netns in scope.netns and self._in_scope(obj, scope)
+        ]
+        for netns, name in scope.sysctls:
+            setting = Sysctl(netns=netns, name=name, value="")
+            if all(key in self.objects for key in setting.requires):
+                seen.append(msgspec.structs.replace(setting, value=self._sysctls.get(setting.key, "0")))
+        return Snapshot.of(seen)
+
+    @staticmethod
+    def _in_scope(obj: AnyObject, scope: Scope) -> bool:
+        match obj:
+            case Neighbour():
+                return scope.neighbours
+            case FdbEntry():
+                return scope.fdb
+            case Nexthop():
+                return scope.nexthops
+            case Rule():
+                return scope.rules
+            case NftTable():
+                return obj.netns in scope.nft
+        return True
+
+    def apply(self, ops: Sequence[Op], witness: Witness | None = None) -> list[OpResult]:
+        """See ``Kernel.apply``."""
+        results: list[OpResult] = []
+        missing: set[Key] = set()
+        for op in ops:
+            needed = (*op.object.requires, *((op.key,) if isinstance(op, SetLink) else ()))
+            if not isinstance(op, Delete) and missing.intersection(needed):
+                missing.add(op.key)
+                results.append(OpResult(op=op, outcome="skipped", reason="what it needs failed"))
+                continue
+            if witness:
+                witness(op)
+            previous = self._sysctls.get(op.key, "0") if isinstance(op.object, Sysctl) else None
+            number = self.refuse(op) or self._apply_one(op)
+            if number and isinstance(op, Create):
+                missing.add(op.key)
+            if number:
+                reason = os.strerror(number)
+                results.append(OpResult(op=op, outcome="failed", errno=number, reason=reason))
+            else:
+                results.append(OpResult(op=op, outcome="done", previous=previous))
+        return results
+
+    def _apply_one(self, op: Op) -> int:
+        """Do one operation; the errno, 0 when done."""
+        if isinstance(op, Delete):
+            self._remove(op.key)
+            return 0
+        if any(key not in self.objects for key in op.object.requires):
+            return errno.ENODEV
+        match op:
+            case SetLink():
+                return self._set_link(op)
+            case Create() if op.key in self.objects:
+                return errno.EEXIST
+        return self._put(op.object)
+
+    def _put(self, obj: AnyObject) -> int:
+        match obj:
+            case Sysctl():
+                self._sysctls[obj.key] = obj.value
+                return 0
+            case Netns():
+                self._put_link(Link(netns=obj.netns, name="lo", options=Loopback(), mtu=LOOPBACK_MTU_BYTES))
+            case Link():
+                return self._create_link(obj)
+            case Route() if number := self._unreachable(obj):
+                return number
+        self.objects[obj.key] = obj
+        return 0
+
+    def _create_link(self, link: Link) -> int:
+        if isinstance(link.options, Veth):
+            options = link.options
+            if link_key(options.peer_netns, options.peer) in self.objects:
+                return errno.EEXIST
+            back = Veth(peer_netns=link.netns, peer=link.name)
+            self._put_link(Link(netns=options.peer_netns, name=options.peer, options=back))
+        self._put_link(link)
+        return 0
+
+    def _put_link(self, link: Link) -> None:
+        made = Link(
+            netns=link.netns,
+            name=link.name,
+            options=link.options,
+            mtu=(None if isinstance(link.options, Tun) else link.mtu) or DEFAULT_MTU_BYTES,
+            mac=link.mac or "",
+            alias="",
+            master="",
+            up=False,
+        )
+        self.objects[made.key] = made
+
+    def _set_link(self, op: SetLink) -> int:
+        there = self.objects.get(op.key)
+        if not isinstance(there, Link):
+            return errno.ENODEV
+        value = getattr(op.object, op.attribute)
+        if op.attribute == "master" and value and link_key(there.netns, value) not in self.objects:
+            return errno.ENODEV
+        self.objects[op.key] = msgspec.structs.replace(there, **{op.attribute: value})
+        if op.attribute == "up" and not value:
+            self._remove_where(lambda obj: isinstance(obj, Route) and there.key in obj.requires)
+        return 0
+
+    def _unreachable(self, route: Route) -> int:
+        """The errno for a route whose link is down or whose gateway is not on a connected network."""
+        if route.nexthop_id is not None or (route.link is None and route.via is None):
+            return 0
+        up = {
+            obj.name
+            for obj in self.objects.values()
+            if isinstance(obj, Link) and obj.netns == route.netns and obj.up
+        }
+        if route.link is not None and route.link not in up:
+            return errno.ENETDOWN
+        if route.via is None or route.onlink:
+            return 0
+        via, via_family = route.via, family_of(route.via)
+        addresses = [
+            obj for obj in self.objects.values() if isinstance(obj, Address) and obj.netns == route.netns
+        ]
+        connected = [
+            network_of(obj.address)
+            for obj in addresses
+            if family_of(obj.address) == via_family and obj.link in up and route.link in (None, obj.link)
+        ]
+        return 0 if any(contains(prefix, via) for prefix in connected) else errno.ENETUNREACH
+
+    def _remove(self, key: Key) -> None:
+        obj = self.objects.pop(key, None)
+        if isinstance(obj, Netns):
+            self._remove_where(lambda other: other.netns == obj.netns)
+            for setting in [setting for setting in self._sysctls if setting[1] == obj.netns]:
+                del self._sysctls[setting]
+        if isinstance(obj, Link) and isinstance(obj.options, Veth):
+            self._remove(link_key(obj.options.peer_netns, obj.options.peer))
+        if isinstance(obj, Link | Nexthop):
+            self._remove_where(lambda other: key in other.requires)
+            self._free_ports(key)
+
+    def _free_ports(self, bridge: Key) -> None:
+        for key, obj in self.objects.items():
+            if isinstance(obj, Link) and obj.master and link_key(obj.netns, obj.master) == bridge:
+                self.objects[key] = msgspec.structs.replace(obj, master="")
+
+    def _remove_where(self, condition: Callable[[AnyObject], bool]) -> None:
+        for key in [key for key, obj in self.objects.items() if condition(obj)]:
+            self._remove(key)

@@ -1,0 +1,138 @@
+"""The door to rtnetlink: the only place that opens AF_NETLINK sockets.
+
+Theory of operation: a ``NetlinkSocket`` is opened inside a namespace and belongs to it for good. ``request`` packs
+many messages into few sends and returns the kernel's answer to each, in order, so that one bad message costs nobody
+else anything. ``dump`` returns all answers to a question; a dump that the kernel marks as interrupted
+(NLM_F_DUMP_INTR: the table changed meanwhile) is asked again here and nowhere else, so an incomplete table never
+gets out. Events have sockets of their own (``kernel.watch``): a burst of events must not crowd out an answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Sequence
+
+import msgspec
+
+from muslin.kernel import netns as netns_door
+from muslin.wire import netlink as wire
+from muslin.wire.rtnetlink import Request
+
+# uapi/linux/netlink.h, uapi/asm-generic/socket.h; Python 3.11 has no names for these
+SOL_NETLINK = 270
+NETLINK_CAP_ACK = 10
+NETLINK_EXT_ACK = 11
+NETLINK_GET_STRICT_CHK = 12
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+
+BUFFER_BYTES = 4 << 20
+RECEIVE_BYTES = 1 << 18  # larger than any datagram that a dump returns (NLMSG_GOODSIZE grows to 32 KiB)
+MESSAGES_PER_SEND = 128  # the acknowledgements of one send must fit into the receive buffer
+DUMP_ATTEMPTS = 20
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The kernel's answer to one operation: ``errno`` 0 when done, and its own words where it has some."""
+
+    errno: int
+    text: str = ""
+    previous: str | None = None
+    """For a setting: the value that was overwritten."""
+
+
+def open_socket(netns: str, protocol: int = socket.NETLINK_ROUTE) -> socket.socket:
+    """A netlink socket of this protocol inside of ``netns``, with large buffers and full error texts."""
+
+    def connect() -> socket.socket:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        opened.bind((0, 0))
+        return opened
+
+    opened = netns_door.call_in(netns, connect)
+    for forced, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, forced, BUFFER_BYTES)
+        except PermissionError:  # in a user namespace: as much as the host allows
+            opened.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
+    for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
+        with contextlib.suppress(OSError):  # younger than the oldest kernels we run on; each only adds detail
+            opened.setsockopt(SOL_NETLINK, option, 1)
+    return opened
+
+
+class NetlinkSocket:
+    """A conversation with the kernel about one namespace."""
+
+    def __init__(self, netns: str) -> None:
+        self.netns = netns
+        self._socket = open_socket(netns)
+        self._sequence = 0
+
+    def close(self) -> None:
+        """End the conversation."""
+        self._socket.close()
+
+    def request(self, requests: Sequence[Request]) -> list[Answer]:
+        """Send all messages, each to be acknowledged; the answers, in order. OSError only for the socket itself."""
+        answers: list[Answer] = []
+        for start in range(0, len(requests), MESSAGES_PER_SEND):
+            answers += self._send_batch(requests[start : start + MESSAGES_PER_SEND])
+        return answers
+
+    def _send_batch(self, batch: Sequence[Request]) -> list[Answer]:
+        first = self._sequence + 1
+        self._sequence += len(batch)
+        self._socket.send(
+            b"".join(
+                wire.encode_message(
+                    request.kind,
+                    request.flags | wire.NLM_F_REQUEST | wire.NLM_F_ACK,
+                    first + index,
+                    request.payload,
+                )
+                for index, request in enumerate(batch)
+            )
+        )
+        answers: dict[int, Answer] = {}
+        while len(answers) < len(batch):
+            for message in wire.iter_messages(self._socket.recv(RECEIVE_BYTES)):
+                if message.kind == wire.NLMSG_ERROR and message.sequence >= first:
+                    number, text = wire.parse_error(message)
+                    answers[message.sequence] = Answer(number, text or "")
+        return [answers[first + index] for index in range(len(batch))]
+
+    def ask(self, request: Request) -> list[wire.Message]:
+        """The messages that answer one question about one object; OSError when the kernel refuses."""
+        return self._converse(request, wire.NLM_F_ACK)[0]
+
+    def dump(self, request: Request) -> list[wire.Message]:
+        """All messages that answer ``request``; OSError with the kernel's errno when it refuses."""
+        for _ in range(DUMP_ATTEMPTS):
+            messages, interrupted = self._converse(request, wire.NLM_F_DUMP)
+            if not interrupted:
+                return messages
+        raise OSError(errno.EAGAIN, f"the table changed during each of {DUMP_ATTEMPTS} reads", self.netns)
+
+    def _converse(self, request: Request, flags: int) -> tuple[list[wire.Message], bool]:
+        self._sequence += 1
+        flags |= request.flags | wire.NLM_F_REQUEST
+        self._socket.send(wire.encode_message(request.kind, flags, self._sequence, request.payload))
+        messages: list[wire.Message] = []
+        interrupted = False
+        while True:
+            for message in wire.iter_messages(self._socket.recv(RECEIVE_BYTES)):
+                if message.sequence != self._sequence:
+                    continue
+                interrupted |= bool(message.flags & wire.NLM_F_DUMP_INTR)
+                if message.kind == wire.NLMSG_DONE:
+                    return messages, interrupted
+                if message.kind == wire.NLMSG_ERROR:
+                    number, text = wire.parse_error(message)
+                    if number == 0:
+                        return messages, interrupted
+                    raise OSError(number, text or os.strerror(number), self.netns)
+                messages.append(message)

@@ -1,0 +1,86 @@
+"""The door to nftables: whole tables in, canonical text out, by the ``nft`` program.
+
+Theory of operation: a table is replaced as one transaction from text, and read back with ``nft -s list table``
+(stateless: no counters). Desired text is written in exactly the form that nft prints, so both compare as text with
+the indentation taken away. nft starts inside the namespace because the thread that starts it has entered it.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+from muslin.errors import UnsupportedError
+from muslin.kernel import netns as netns_door
+from muslin.model.kernel import NftTable
+
+TIMEOUT_S = 30.0
+_TABLE_LINE = re.compile(r"^table (\w+) (\S+)( \{)?$")
+
+
+def _nft(netns: str, arguments: list[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
+    def call() -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                ["nft", *arguments],
+                input=text,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=TIMEOUT_S,
+            )
+        except FileNotFoundError:
+            raise UnsupportedError(
+                "the program 'nft' is missing, which packet filter tables need",
+                "install the package nftables (apt-get install nftables)",
+            ) from None
+
+    return netns_door.call_in(netns, call)
+
+
+def normalise(text: str) -> str:
+    """The body of a table without indentation and blank lines."""
+    return "\n".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def read_tables(netns: str) -> list[NftTable]:
+    """All tables of a namespace; OSError when nft cannot read them."""
+    result = _nft(netns, ["-s", "list", "ruleset"])
+    if result.returncode != 0:
+        raise OSError(0, f"nft could not list the tables: {result.stderr.strip()}", netns)
+    return parse_ruleset(netns, result.stdout)
+
+
+def parse_ruleset(netns: str, text: str) -> list[NftTable]:
+    """Tables from the output of ``nft -s list ruleset``."""
+    tables = []
+    current: tuple[str, str] | None = None
+    body: list[str] = []
+    for line in text.splitlines():
+        if current is None:
+            if match := _TABLE_LINE.match(line):
+                current, body = (match[1], match[2]), []
+        elif line == "}":
+            family, name = current
+            tables.append(NftTable(netns=netns, family=family, name=name, text=normalise("\n".join(body))))  # type: ignore[arg-type]
+            current = None
+        else:
+            body.append(line)
+    return tables
+
+
+def replace_table(table: NftTable) -> None:
+    """Put ``table`` in place, in one transaction; OSError with nft's own words when it refuses."""
+    _run_script(table.netns, table.script)
+
+
+def delete_table(table: NftTable) -> None:
+    """Remove a table."""
+    _run_script(table.netns, f"delete table {table.family} {table.name}\n")
+
+
+def _run_script(netns: str, script: str) -> None:
+    result = _nft(netns, ["-f", "-"], script)
+    if result.returncode != 0:
+        words = " ".join(result.stderr.split())
+        raise OSError(22, f"nft refused: {words}", netns)

@@ -1,0 +1,1 @@
+"""Frozen values: addresses, kernel objects, operations, states."""

@@ -1,0 +1,131 @@
+"""Operations: the steps between what the kernel holds and what it should hold, as data.
+
+Theory of operation: ``plan.diff`` makes them, ``kernel.apply`` alone executes them, everybody else prints them. One
+operation is one command of a person and one message to the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from muslin.model.kernel import AnyObject, Key, Link, LinkAttribute
+
+
+class Create(msgspec.Struct, frozen=True, tag=True):
+    """Add an object that is not there."""
+
+    object: AnyObject
+
+    @property
+    def key(self) -> Key:
+        """The key of the object."""
+        return self.object.key
+
+    def describe(self) -> str:
+        """The command that a person would type."""
+        return self.object.describe()
+
+
+class Replace(msgspec.Struct, frozen=True, tag=True):
+    """Turn the object that holds this key into ``object``, without a moment in which there is none."""
+
+    object: AnyObject
+    before: AnyObject | None = None
+
+    @property
+    def key(self) -> Key:
+        """The key of the object."""
+        return self.object.key
+
+    def describe(self) -> str:
+        """The command that a person would type."""
+        return self.object.describe_replace()
+
+
+class SetLink(msgspec.Struct, frozen=True, tag=True):
+    """Change one attribute of a living link."""
+
+    object: Link
+    attribute: LinkAttribute
+
+    @property
+    def key(self) -> Key:
+        """The key of the link."""
+        return self.object.key
+
+    def describe(self) -> str:
+        """``ip link set``."""
+        return self.object.describe_set(self.attribute)
+
+
+class Delete(msgspec.Struct, frozen=True, tag=True):
+    """Remove an object."""
+
+    object: AnyObject
+
+    @property
+    def key(self) -> Key:
+        """The key of the object."""
+        return self.object.key
+
+    def describe(self) -> str:
+        """The command that a person would type."""
+        return self.object.describe_delete()
+
+
+Op = Create | Replace | SetLink | Delete
+
+Outcome = Literal["done", "failed", "skipped"]
+
+
+class OpResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one operation. ``errno`` is 0 unless it failed; ``reason`` is the kernel's word or ours."""
+
+    op: Op
+    outcome: Outcome
+    errno: int = 0
+    reason: str = ""
+    previous: str | None = None
+    """For a setting: the value that was overwritten."""
+
+    def describe(self) -> str:
+        """One line: the command, and why it did not work."""
+        if self.outcome == "done":
+            return self.op.describe()
+        name = f"{os.strerror(self.errno)} " if self.errno else ""
+        return f"{self.op.describe().splitlines()[0]}: {self.outcome}: {name}{self.reason}".rstrip()
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What one pass of ``converge`` did, operation by operation."""
+
+    results: tuple[OpResult, ...]
+
+    @property
+    def failed(self) -> tuple[OpResult, ...]:
+        """The operations that the kernel refused."""
+        return tuple(result for result in self.results if result.outcome == "failed")
+
+    @property
+    def skipped(self) -> tuple[OpResult, ...]:
+        """The operations that were not tried, because what they stand on is missing."""
+        return tuple(result for result in self.results if result.outcome == "skipped")
+
+    @property
+    def done(self) -> tuple[OpResult, ...]:
+        """The operations that worked."""
+        return tuple(result for result in self.results if result.outcome == "done")
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was asked for now stands."""
+        return len(self.done) == len(self.results)
+
+
+def describe_all(ops: Iterable[Op]) -> list[str]:
+    """The commands of all operations, in order."""
+    return [op.describe() for op in ops]

@@ -1,0 +1,1 @@
+"""Pure planning: what the network should be, and the steps towards it."""

@@ -1,0 +1,176 @@
+"""The steps from what the kernel holds to what it should hold: a pure function of three values.
+
+Theory of operation: ``diff(desired, observed, owned)`` walks the desired objects in order. An object that is missing
+is created; one whose key is held by something else is replaced (links: removed and made again, if they are ours); a
+living link gets only the attributes that differ. Then everything that is ours, is there and is wanted no more is
+deleted. Additions come before deletions, so that a changed network never has a moment with neither the old nor the
+new way. What the kernel removes by itself (all in a deleted namespace, addresses and routes of a deleted link, the
+other end of a veth) gets no operation.
+
+The order is that of ``STAGES``: within a stage the order of the desired state is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from muslin.model.kernel import (
+    LINK_ATTRIBUTES,
+    AnyObject,
+    Key,
+    Link,
+    Loopback,
+    Netns,
+    OtherKind,
+    Sysctl,
+    Tun,
+    Veth,
+    link_key,
+    netns_key,
+)
+from muslin.model.ops import Create, Delete, Op, Replace, SetLink
+from muslin.model.state import DesiredState, Owned, Snapshot
+
+# A link is set up after its addresses: so it never speaks with an address that it is about to change.
+STAGE_LINK_ATTRIBUTES = 12
+STAGE_LINK_UP = 25
+
+
+def diff(desired: DesiredState, observed: Snapshot, owned: Owned | None = None) -> tuple[Op, ...]:
+    """The operations, in order, that make ``observed`` into ``desired`` and leave what is not ``owned`` alone."""
+    owned = owned or Owned()
+    wanted = desired.by_key
+    doomed = _links_in_the_way(wanted, observed, owned)
+    living = _without(observed, doomed)
+    removals = [Delete(observed.objects[key]) for key in doomed if _stands_first(key, doomed, observed)]
+    additions = sorted(_additions(wanted, living, owned), key=_stage)  # sorted() is stable
+    return (*removals, *additions, *_deletions(wanted, living, owned))
+
+
+def _stage(op: Op) -> int:
+    if isinstance(op, SetLink):
+        return STAGE_LINK_UP if op.attribute == "up" else STAGE_LINK_ATTRIBUTES
+    return op.object.rank
+
+
+def _links_in_the_way(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned) -> list[Key]:
+    """Links of ours that hold a wanted name but are of another make, which cannot be changed in place."""
+    return [
+        key
+        for key, obj in wanted.items()
+        if isinstance(obj, Link)
+        and isinstance(there := observed.objects.get(key), Link)
+        and there.options != obj.options
+        and not isinstance(there.options, Loopback)
+        and owned.covers(there)
+    ]
+
+
+def _stands_first(key: Key, doomed: list[Key], observed: Snapshot) -> bool:
+    """False for the second end of a veth whose other end is removed too: both go with the first."""
+    peer = _peer_key(observed.objects[key])
+    return peer not in doomed[: doomed.index(key)]
+
+
+def _peer_key(obj: AnyObject) -> Key | None:
+    if isinstance(obj, Link) and isinstance(obj.options, Veth):
+        return link_key(obj.options.peer_netns, obj.options.peer)
+    return None
+
+
+def _without(observed: Snapshot, removed: Iterable[Key]) -> Snapshot:
+    """The snapshot less these objects and all that the kernel takes away with them."""
+    gone = set(removed)
+    if not gone:
+        return observed
+    gone |= {peer for key in gone if (peer := _peer_key(observed.objects[key]))}
+    return Snapshot(
+        {
+            key: obj
+            for key, obj in observed.objects.items()
+            if key not in gone and not gone.intersection(obj.requires)
+        }
+    )
+
+
+def _additions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned) -> Iterator[Op]:
+    made: set[Key] = set()
+    for key, obj in wanted.items():
+        there = observed.objects.get(key)
+        if isinstance(obj, Link):
+            yield from _link_ops(obj, there if isinstance(there, Link) else None, made)
+        elif there is None:
+            yield Replace(obj) if isinstance(obj, Sysctl) else Create(obj)
+        elif not obj.satisfied_by(there):  # type: ignore[arg-type]
+            yield Replace(obj, there)
+        made.add(key)
+    yield from _restored_sysctls(wanted, observed, owned)
+
+
+def _link_ops(obj: Link, there: Link | None, made: set[Key]) -> Iterator[Op]:
+    if there is None and not isinstance(obj.options, Loopback):
+        by_peer = _peer_key(obj) in made
+        if not by_peer:
+            yield Create(obj)
+        there = _as_created(obj, by_peer)
+    elif there is not None and there.options != obj.options and not isinstance(there.options, Loopback):
+        # Somebody else's link holds the name: the kernel will refuse, and the report will say so.
+        yield Create(obj)
+        return
+    for attribute in LINK_ATTRIBUTES:
+        wanted = getattr(obj, attribute)
+        if wanted is not None and (there is None or getattr(there, attribute) != wanted):
+            yield SetLink(obj, attribute)
+
+
+def _as_created(obj: Link, by_peer: bool) -> Link:
+    """The link as it is right after its creation: down, no port; size and MAC come with its own message only."""
+    fresh = msgspec.structs.replace(obj, up=False, alias="", master="")
+    if by_peer or isinstance(obj.options, Tun):
+        return msgspec.structs.replace(fresh, mtu=None, mac=None)
+    return fresh
+
+
+def _restored_sysctls(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned) -> Iterator[Op]:
+    """Settings that we changed and want no more go back to what they were."""
+    for key, value in owned.sysctls.items():
+        there = observed.objects.get(key)
+        if key not in wanted and isinstance(there, Sysctl) and there.value != value:
+            yield Replace(msgspec.structs.replace(there, value=value), there)
+
+
+def _deletions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned) -> Iterator[Op]:
+    unwanted = {
+        key: obj
+        for key, obj in observed.objects.items()
+        if key not in wanted and owned.covers(obj) and _deletable(obj)
+    }
+    gone: set[Key] = set()
+    for key, obj in unwanted.items():  # a veth has two ends and one removal
+        if _peer_key(obj) not in gone:
+            gone.add(key)
+    roots = [obj for key, obj in unwanted.items() if key in gone and not _falls_with(obj, gone)]
+    yield from (Delete(obj) for obj in sorted(roots, key=lambda obj: -obj.rank))
+
+
+def _falls_with(obj: AnyObject, gone: set[Key]) -> bool:
+    """Whether the kernel removes ``obj`` together with one of these."""
+    inside = not isinstance(obj, Netns) and netns_key(obj.netns) in gone
+    return inside or bool(gone.intersection(obj.requires))
+
+
+def _deletable(obj: AnyObject) -> bool:
+    if isinstance(obj, Link):
+        return not isinstance(obj.options, Loopback | OtherKind)
+    return not isinstance(obj, Sysctl)
+
+
+def creations(state: DesiredState) -> tuple[Op, ...]:
+    """The operations that build ``state`` where none of its namespaces exists yet: what an export prints."""
+    names = set(state.own_netns)
+    missing = [obj.netns for obj in state if not isinstance(obj, Netns) and obj.netns not in names]
+    if missing:
+        raise ValueError(f"the state also speaks of namespaces that it does not make: {sorted(set(missing))}")
+    return diff(state, Snapshot())

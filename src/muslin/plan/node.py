@@ -1,0 +1,34 @@
+"""One node: its bridge with the containers' gateway addresses, and whether it forwards.
+
+Theory of operation: the node's own namespace and underlay come from elsewhere (a lab makes them, a host has them).
+A namespace may inherit settings from the host it was made on (net.core.devconf_inherit_init_net), so the ones that
+the network depends on are always stated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from muslin.model.address import Family
+from muslin.model.kernel import Address, AnyObject, Bridge, Link, Sysctl
+
+FORWARDING_SETTING: dict[Family, str] = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+
+
+def bridge(netns: str, name: str, addresses: tuple[str, ...], mtu: int | None = None) -> Iterator[AnyObject]:
+    """A bridge that is also the containers' gateway: ``addresses`` with length."""
+    yield Link(netns=netns, name=name, options=Bridge(), mtu=mtu, up=True)
+    for address in addresses:
+        yield Address(netns=netns, link=name, address=address)
+
+
+def forwarding(netns: str, families: tuple[Family, ...], enabled: bool) -> Iterator[Sysctl]:
+    """Whether packets that are not for the node itself are passed on."""
+    for family in families:
+        yield Sysctl(netns=netns, name=FORWARDING_SETTING[family], value=str(int(enabled)))
+
+
+def strict_reverse_path(netns: str) -> Iterator[Sysctl]:
+    """Reverse path filtering as many distributions ship it, so that a step that needs it off must say so."""
+    for scope in ("all", "default"):
+        yield Sysctl(netns=netns, name=f"net/ipv4/conf/{scope}/rp_filter", value="1")
