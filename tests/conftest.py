@@ -143,9 +143,7 @@ def wait_for_leaks(before: set[str], token: str) -> tuple[set[str], set[str]]:
     while True:
         processes = list_processes(token)
         after = list_things()
-        leaks = {f"left: {thing}" for thing in after - before} | {
-            f"lost: {thing}" for thing in before - after
-        }
+        leaks = {f"left: {thing}" for thing in after - before} | {f"lost: {thing}" for thing in before - after}
         if not (processes or leaks) or time.monotonic() > deadline:
             return {f"left: {process}" for process in processes}, leaks
         time.sleep(0.05)  # noqa: TID251 - the pause of a wait for a condition
@@ -167,9 +165,7 @@ def _nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         request.config.stash[UNSURE] = things
         things = set()
     if processes or things:
-        pytest.fail(
-            "the tests changed the machine:\n  " + "\n  ".join(sorted(processes | things)), pytrace=False
-        )
+        pytest.fail("the tests changed the machine:\n  " + "\n  ".join(sorted(processes | things)), pytrace=False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

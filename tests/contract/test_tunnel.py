@@ -95,9 +95,7 @@ def test_a_packet_crosses_byte_for_byte(join: Join, command: list[str], inner: i
 
 @pytest.mark.parametrize("inner", [4, 6])
 @pytest.mark.parametrize(("version", "carried"), [(4, 1472), (6, 1452)])
-def test_too_big_tells_the_sender(
-    join: Join, command: list[str], inner: int, version: int, carried: int
-) -> None:
+def test_too_big_tells_the_sender(join: Join, command: list[str], inner: int, version: int, carried: int) -> None:
     """A TUN device with an MTU of 1500 promises more than the underlay carries."""
     a, b = join(2, tun_mtu=1500)
     wire = a.capture("eth0")
@@ -174,9 +172,7 @@ def test_a_peer_that_is_not_there_yet(join: Join, command: list[str]) -> None:
 
 @pytest.mark.parametrize("inner", [4, 6])
 @pytest.mark.parametrize("stranger", [("10.0.0.20", 9001), ("10.0.0.99", 9000)], ids=["port", "address"])
-def test_strangers_are_not_heard(
-    join: Join, command: list[str], stranger: tuple[str, int], inner: int
-) -> None:
+def test_strangers_are_not_heard(join: Join, command: list[str], stranger: tuple[str, int], inner: int) -> None:
     a, b = join(2)
     b.ip("addr add 10.0.0.99/24 dev eth0")
     tunnel, device = a.start(command + arguments(a, b)), a.capture("tun0")

@@ -41,9 +41,7 @@ CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 def missing() -> str:
     """Return what this machine lacks to run the suite, empty if nothing."""
-    absent = [
-        tool for tool in ("ip", "nft", "ping", "unshare", "nsenter", "setpriv") if not shutil.which(tool)
-    ]
+    absent = [tool for tool in ("ip", "nft", "ping", "unshare", "nsenter", "setpriv") if not shutil.which(tool)]
     if absent:
         return "not installed: " + ", ".join(absent)
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
@@ -90,7 +88,8 @@ class Tunnel:
         assert self.process.poll() is None, self.said
         before = len(self.reports())
         self.process.send_signal(signal.SIGUSR1)
-        wait_for(lambda: len(self.reports()) > before, "the counters")
+        wait_for(lambda: len(self.reports()) > before or self.process.poll() is not None, "the counters")
+        assert len(self.reports()) > before, f"ended with {self.process.poll()}: {self.said}"
         return self.reports()[-1]
 
     def wait_for_counter(self, name: str, count: int) -> None:
@@ -152,9 +151,7 @@ class Node:
         self.inner4, self.inner6 = f"172.16.{number}.100", f"fd00:172:16:{number}::100"
         self.outer4, self.outer6 = f"10.0.0.{number + 1}0", f"fd00::{number + 1}0"
         self.closing = contextlib.ExitStack()
-        self.holder = subprocess.Popen(
-            ["unshare", "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-        )
+        self.holder = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         self.closing.callback(self._release)
         self.netns = f"/proc/{self.holder.pid}/ns/net"
         wait_for(lambda: os.readlink(self.netns) != os.readlink("/proc/self/ns/net"), "a new namespace")
@@ -193,10 +190,7 @@ class Node:
         self.closing.callback(tunnel.close)
         if ready:
             wait_for(
-                lambda: (
-                    any(line.startswith("ready ") for line in tunnel.said)
-                    or tunnel.process.poll() is not None
-                ),
+                lambda: any(line.startswith("ready ") for line in tunnel.said) or tunnel.process.poll() is not None,
                 "ready",
             )
             assert tunnel.process.poll() is None, tunnel.said
@@ -251,9 +245,7 @@ class Node:
             for line in Path(f"/proc/{self.holder.pid}/net/snmp").read_text().splitlines()
             if line.startswith("Ip:")
         )
-        ipv6 = dict(
-            line.split() for line in Path(f"/proc/{self.holder.pid}/net/snmp6").read_text().splitlines()
-        )
+        ipv6 = dict(line.split() for line in Path(f"/proc/{self.holder.pid}/net/snmp6").read_text().splitlines())
         return int(values[names.index("FragCreates")]) + int(ipv6["Ip6FragCreates"])
 
 

@@ -96,16 +96,10 @@ def build_two_nodes(net: Net) -> None:
     for number, node in enumerate(("node1", "node2")):
         con = f"con{number + 1}"
         net.cable(con, "eth0", node, "cable")
-        net.ip(
-            con, f"addr add 172.16.{number}.2/24 dev eth0\naddr add fd16:{number + 1}::2/64 dev eth0 nodad"
-        )
-        net.ip(
-            node, f"addr add 172.16.{number}.1/24 dev cable\naddr add fd16:{number + 1}::1/64 dev cable nodad"
-        )
+        net.ip(con, f"addr add 172.16.{number}.2/24 dev eth0\naddr add fd16:{number + 1}::2/64 dev eth0 nodad")
+        net.ip(node, f"addr add 172.16.{number}.1/24 dev cable\naddr add fd16:{number + 1}::1/64 dev cable nodad")
         net.ip(con, f"route add default via 172.16.{number}.1\nroute add default via fd16:{number + 1}::1")
-        net.ip(
-            node, f"addr add 10.0.0.{number + 1}0/24 dev eth0\naddr add fd10::{number + 1}0/64 dev eth0 nodad"
-        )
+        net.ip(node, f"addr add 10.0.0.{number + 1}0/24 dev eth0\naddr add fd10::{number + 1}0/64 dev eth0 nodad")
         net.sysctl(node, "net.ipv4.ip_forward", "1")
         net.sysctl(node, "net.ipv6.conf.all.forwarding", "1")
     for number, node in enumerate(("node1", "node2")):
@@ -140,9 +134,7 @@ def check(pairs: tuple[Pair, ...]) -> CheckReport:
 
 def faults_of(report: CheckReport, source: str, address: str) -> tuple[Fault, ...]:
     cells = [
-        cell
-        for cell in report.cells
-        if (cell.result.pair.source.name, cell.result.pair.address) == (source, address)
+        cell for cell in report.cells if (cell.result.pair.source.name, cell.result.pair.address) == (source, address)
     ]
     assert len(cells) == 1
     return cells[0].faults
@@ -155,9 +147,7 @@ def faults(report: CheckReport) -> tuple[Fault, ...]:
     return report.cells[0].faults
 
 
-def pair_of(
-    endpoints: list[Endpoint], source: str, address: str, hops: int | None = None
-) -> tuple[Pair, ...]:
+def pair_of(endpoints: list[Endpoint], source: str, address: str, hops: int | None = None) -> tuple[Pair, ...]:
     pairs = all_pairs(endpoints, lambda *_: hops)
     return tuple(p for p in pairs if (p.source.name, p.address) == (source, address))
 
@@ -188,9 +178,7 @@ def test_two_containers_on_a_bridge_pass(net: Net) -> None:
     for number in (1, 2):
         net.cable(f"con{number}", "eth0", "node1", f"port{number}")
         net.ip("node1", f"link set port{number} master br0")
-        net.ip(
-            f"con{number}", f"addr add 172.16.0.{number + 1}/24 dev eth0\nroute add default via 172.16.0.1"
-        )
+        net.ip(f"con{number}", f"addr add 172.16.0.{number + 1}/24 dev eth0\nroute add default via 172.16.0.1")
     parties = [net.endpoint(f"con{number}", "node1", f"172.16.0.{number + 1}") for number in (1, 2)]
     parties.append(net.endpoint("node1", "node1", "10.0.0.10", "172.16.0.1"))
     report = check(all_pairs(parties, lambda *_: 0))

@@ -81,9 +81,7 @@ def test_files_and_functions_stay_short(path: Path) -> None:
     assert lines <= MAX_FILE_LINES, f"{name_of(path)} has {lines} lines; split it by what it knows"
     for function in list_functions(path):
         length = (function.end_lineno or function.lineno) - function.lineno + 1
-        assert length <= MAX_FUNCTION_LINES, (
-            f"{name_of(path)}:{function.lineno} {function.name}: {length} lines"
-        )
+        assert length <= MAX_FUNCTION_LINES, f"{name_of(path)}:{function.lineno} {function.name}: {length} lines"
 
 
 @pytest.mark.parametrize("path", list_sources("src"), ids=name_of)
@@ -100,9 +98,7 @@ def test_every_room_is_a_package_with_a_docstring() -> None:
 def test_only_the_netlink_door_opens_netlink() -> None:
     users = {str(path.relative_to(PACKAGE)) for path in list_sources("src") if uses_name(path, "AF_NETLINK")}
     strangers = {user for user in users if not user.startswith(NETLINK_DOOR)}
-    assert not strangers, (
-        f"netlink is spoken through muslin.kernel.netlink alone, but also in {sorted(strangers)}"
-    )
+    assert not strangers, f"netlink is spoken through muslin.kernel.netlink alone, but also in {sorted(strangers)}"
 
 
 def test_pure_rooms_take_no_sockets_from_the_socket_module() -> None:
@@ -111,11 +107,7 @@ def test_pure_rooms_take_no_sockets_from_the_socket_module() -> None:
             assert not (isinstance(node, ast.ImportFrom) and node.module == "socket"), (
                 f"{name_of(path)}: `import socket`, not from it"
             )
-            if (
-                isinstance(node, ast.Attribute)
-                and isinstance(node.value, ast.Name)
-                and node.value.id == "socket"
-            ):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "socket":
                 fine = node.attr.startswith(PURE_SOCKET_NAMES)
                 assert fine, f"{name_of(path)}:{node.lineno} uses socket.{node.attr}"
 

@@ -40,8 +40,7 @@ def plan(local: LocalNode, peers: Sequence[Peer]) -> BackendPlan:
     )
     objects: list[AnyObject] = [device]
     objects += [
-        Address(netns=local.netns, link=DEVICE, address=host_prefix(nth_address(subnet, 0)))
-        for subnet in local.subnets
+        Address(netns=local.netns, link=DEVICE, address=host_prefix(nth_address(subnet, 0))) for subnet in local.subnets
     ]
     objects.append(Sysctl(netns=local.netns, name="net/ipv4/conf/all/rp_filter", value="2"))
     for peer in peers:

@@ -19,20 +19,12 @@ SMALL = 64  # pairs that are still readable as a table
 @name_option
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="Check only N pairs, evenly spread.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Which sample.")
-@click.option(
-    "--test", "patterns", multiple=True, metavar="[!]REGEX", help="Only pairs whose title matches (or not)."
-)
-@click.option(
-    "--protocol", "protocols", multiple=True, type=click.Choice(["icmp", "tcp", "udp"]), help="Only these."
-)
-@click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(0.05, 60), default=1.0, show_default=True, metavar="S"
-)
+@click.option("--test", "patterns", multiple=True, metavar="[!]REGEX", help="Only pairs whose title matches (or not).")
+@click.option("--protocol", "protocols", multiple=True, type=click.Choice(["icmp", "tcp", "udp"]), help="Only these.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0.05, 60), default=1.0, show_default=True, metavar="S")
 @click.option("--wide", is_flag=True, help="Show what each end saw.")
 @click.option("--heatmap/--no-heatmap", default=None, help="Draw the matrix (default: where it fits).")
-@click.option(
-    "--junit-file", type=click.Path(dir_okay=False, writable=True), help="Write a JUnit report too."
-)
+@click.option("--junit-file", type=click.Path(dir_okay=False, writable=True), help="Write a JUnit report too.")
 @output_option
 def check(
     name: str,
@@ -105,9 +97,7 @@ def _matching(pairs: Any, patterns: tuple[str, ...]) -> Any:
             raise UsageError(f"--test {pattern!r} is no regular expression: {error}") from None
         pairs = tuple(pair for pair in pairs if bool(expression.search(pair.title)) != negated)
     if not pairs:
-        raise UsageError(
-            "no pair is left to check", "see the titles in the first column of: muslin lab check"
-        )
+        raise UsageError("no pair is left to check", "see the titles in the first column of: muslin lab check")
     return pairs
 
 

@@ -18,9 +18,7 @@ DEMO_LAB = "demo"
 @click.command()
 @click.option("--step", "-s", "steps", multiple=True, type=click.IntRange(1, 4), help="Only these steps.")
 @click.option("--pause", is_flag=True, help="Wait for Enter after each step.")
-@click.option(
-    "--name", "-n", default=DEMO_LAB, show_default=True, metavar="NAME", help="Name of the demo's lab."
-)
+@click.option("--name", "-n", default=DEMO_LAB, show_default=True, metavar="NAME", help="Name of the demo's lab.")
 def demo(steps: tuple[int, ...], pause: bool, name: str) -> int:
     """Tell the story of all four steps, with their checks, and clean up.
 
@@ -48,13 +46,9 @@ def demo(steps: tuple[int, ...], pause: bool, name: str) -> int:
     finally:
         report = down(directory)
     _title("Cleaned up")
-    click.echo(
-        f"{len(report.removed)} namespaces and {report.ended} processes are gone; nothing is left behind."
-    )
+    click.echo(f"{len(report.removed)} namespaces and {report.ended} processes are gone; nothing is left behind.")
     if all(passed):
-        click.echo(
-            "\nNow yourself:  muslin lab up --step 4;  muslin lab shell con1.node1;  muslin lab --help"
-        )
+        click.echo("\nNow yourself:  muslin lab up --step 4;  muslin lab shell con1.node1;  muslin lab --help")
     return EXIT_OK if all(passed) else EXIT_CHECK_FAILED
 
 

@@ -23,9 +23,7 @@ place_argument = click.argument("place", metavar="NODE", shell_complete=_complet
 @click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @name_option
 @place_argument
-@click.argument(
-    "command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]..."
-)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]...")
 def exec_(name: str, place: str, command: tuple[str, ...]) -> None:
     """Run a command in a node (`node1`), container (`con1.node1`), router or segment; its exit code is ours.
 

@@ -127,9 +127,7 @@ def _draw_place(place: Any) -> str:
         extra = f" port of {link.master}" if link.master else ""
         peer = f" <-> {link.peer}" if link.peer else ""
         addresses = ", ".join(address for address in link.addresses if not address.startswith("fe80")) or "-"
-        lines.append(
-            f"  {link.name:<10} {link.kind:<8} {state:<4} mtu {link.mtu:<5} {addresses}{extra}{peer}"
-        )
+        lines.append(f"  {link.name:<10} {link.kind:<8} {state:<4} mtu {link.mtu:<5} {addresses}{extra}{peer}")
     lines += [f"    route {route}" for route in place.routes]
     return "\n".join(lines) + "\n"
 
@@ -144,12 +142,8 @@ class DiffDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @click.command()
-@click.option(
-    "--step", "-s", "steps", multiple=True, type=click.IntRange(1, 4), help="Twice: from which, to which."
-)
-@click.option(
-    "--all", "everything", is_flag=True, help="Also what is wholly new, or new on the wire between nodes."
-)
+@click.option("--step", "-s", "steps", multiple=True, type=click.IntRange(1, 4), help="Twice: from which, to which.")
+@click.option("--all", "everything", is_flag=True, help="Also what is wholly new, or new on the wire between nodes.")
 @name_option
 @output_option
 def diff(steps: tuple[int, ...], everything: bool, name: str, output: str) -> int:

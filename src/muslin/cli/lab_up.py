@@ -32,9 +32,7 @@ class UpDocument(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--dry-run", is_flag=True, help="Print the commands and change nothing.")
 @click.option("--print-commands", is_flag=True, help="Print each command ahead of its execution.")
 @click.option("--pause", is_flag=True, help="Wait for Enter ahead of each command.")
-@click.option(
-    "--allow-overlap", is_flag=True, help="Use addresses that this host has routes to: a lab is isolated."
-)
+@click.option("--allow-overlap", is_flag=True, help="Use addresses that this host has routes to: a lab is isolated.")
 @output_option
 def up(
     name: str,
@@ -98,28 +96,19 @@ def _dry_run(directory: Any, topology: Any, output: str) -> int:
 def _up(directory: Any, topology: Any, output: str, show: bool, pause: bool) -> int:
     from muslin.lab.run import up as raise_lab
 
-    commands: list[str] = []
+    def show_command(command: str) -> None:
+        click.echo(command, err=output != "table")
+        if pause:
+            _wait_for_enter()
 
-    def on_command(command: str) -> None:
-        commands.append(command)
-        if show and output == "table":
-            click.echo(command)
-            if pause:
-                _wait_for_enter()
-
-    with progress_bar(topology, directory.name, quiet=show) as advance:
-
-        def witness(command: str) -> None:
-            on_command(command)
-            advance()
-
-        report = raise_lab(directory, topology, witness)
+    with _Progress(directory.name, wanted=not show and len(topology.containers) > 20) as advance:
+        report = raise_lab(directory, topology, show_command if show else advance, one_by_one=pause)
     warnings = tuple(refusal.reason for refusal in report.refusals)
     document = UpDocument(
         name=directory.name,
         fresh=report.fresh,
         dry_run=False,
-        commands=tuple(commands),
+        commands=tuple(result.op.describe() for result in report.report.results),
         tunnels=len(report.started),
         warnings=warnings,
     )
@@ -166,8 +155,8 @@ class _Progress:
     def __enter__(self) -> Any:
         return self.advance
 
-    def advance(self) -> None:
-        """One more command is done."""
+    def advance(self, _command: str) -> None:
+        """One more command."""
         self._count += 1
         if self._wanted and self._count % 25 == 0:
             click.echo(f"\rraising lab {self._name!r}: {self._count} commands", err=True, nl=False)
@@ -175,11 +164,6 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         if self._wanted and self._count >= 25:
             click.echo("\r\x1b[K", err=True, nl=False)
-
-
-def progress_bar(topology: Any, name: str, quiet: bool) -> _Progress:
-    """A progress line for a lab of some size."""
-    return _Progress(name, not quiet and len(topology.containers) > 20)
 
 
 @click.command()

@@ -30,9 +30,7 @@ LazyCommands = dict[str, tuple[str, str]]
 class LazyGroup(click.Group):
     """A group whose verbs are imported when they are called, not when they are listed."""
 
-    def __init__(
-        self, *args: Any, lazy: LazyCommands | None = None, aliases: dict[str, str] | None = None, **kw: Any
-    ):
+    def __init__(self, *args: Any, lazy: LazyCommands | None = None, aliases: dict[str, str] | None = None, **kw: Any):
         super().__init__(*args, **kw)
         self.lazy = lazy or {}
         self.aliases = aliases or {}

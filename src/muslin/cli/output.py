@@ -66,6 +66,4 @@ def draw_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     widths = [max(len(line[index]) for line in (columns, *rows)) for index in range(len(columns))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in rows]
     head = "  ".join(name.ljust(width) for name, width in zip(columns, widths, strict=True)).rstrip()
-    return "\n".join(
-        [click.style(head, bold=True) if use_color() else head, *(line.rstrip() for line in lines)]
-    )
+    return "\n".join([click.style(head, bold=True) if use_color() else head, *(line.rstrip() for line in lines)])

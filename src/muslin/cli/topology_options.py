@@ -116,9 +116,7 @@ def topology_from(
 def _only_file() -> str:
     found = sorted(glob.glob(FILE_PATTERN))
     if len(found) > 1:
-        raise UsageError(
-            f"{len(found)} topology files here: {', '.join(found)}", "say which with --topology FILE"
-        )
+        raise UsageError(f"{len(found)} topology files here: {', '.join(found)}", "say which with --topology FILE")
     if not found:
         raise UsageError(
             "what should the lab look like?",

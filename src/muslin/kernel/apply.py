@@ -7,9 +7,10 @@ and says so; all others go on. Nothing raises for a single operation: the result
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from muslin.errors import MuslinError
@@ -40,8 +41,10 @@ from muslin.wire import rtnetlink
 from muslin.wire.rtnetlink import Request, VxlanInfo
 
 
-def apply(sessions: Sessions, ops: Sequence[Op], witness: Witness | None = None) -> list[OpResult]:
-    """Execute the operations; one result each, in the same order. With a witness they go one by one."""
+def apply(
+    sessions: Sessions, ops: Sequence[Op], witness: Witness | None = None, *, one_by_one: bool = False
+) -> list[OpResult]:
+    """Execute the operations; one result each, in the same order."""
     results: dict[int, OpResult] = {}
     missing: dict[Key, str] = {}
     for _, stage in groupby(enumerate(ops), key=lambda item: _stage_of(item[1])):
@@ -53,16 +56,39 @@ def apply(sessions: Sessions, ops: Sequence[Op], witness: Witness | None = None)
             else:
                 by_netns.setdefault(op.object.netns, []).append((index, op))
         for netns, whole in by_netns.items():
-            for batch in [[item] for item in whole] if witness else [whole]:
-                if witness:
-                    witness(batch[0][1])
+            for batch in [[item] for item in whole] if one_by_one else [whole]:
+                for _, op in batch if witness else ():
+                    witness(op)  # type: ignore[misc]
                 for (index, op), answer in zip(batch, _apply_batch(sessions, netns, batch), strict=True):
                     results[index] = _result(op, answer, missing)
+    settle(sessions, (op.key for op in ops if isinstance(op, SetLink) and op.attribute == "up" and op.object.up))
     return [results[index] for index in range(len(ops))]
 
 
-def _stage_of(op: Op) -> tuple[type, type, str]:
-    return type(op), type(op.object), op.attribute if isinstance(op, SetLink) else ""
+def settle(sessions: Sessions, links: Iterable[Key]) -> None:
+    """Have the kernel act at once on carriers that came up, so that the network is there when we say so.
+
+    It notes a carrier change at once and acts on it (a bridge port starts to forward, a route is no longer dead) in
+    a worker that runs once a second (net/core/link_watch.c). Asking for a single link makes it act first
+    (rtnl_getlink, net/core/rtnetlink.c, since Linux 6.4); older kernels just answer.
+    """
+    raised: dict[str, list[str]] = {}
+    for _, netns, name in links:
+        raised.setdefault(str(netns), []).append(str(name))
+    for netns, names in raised.items():
+        with contextlib.suppress(OSError):  # an operation on it failed, and its own result says so
+            sessions.get(netns).netlink.request([rtnetlink.link_get(name) for name in names])
+
+
+def _stage_of(op: Op) -> tuple[type, type, str, bool]:
+    return type(op), type(op.object), op.attribute if isinstance(op, SetLink) else "", _needs_call(op)
+
+
+def _needs_call(op: Op) -> bool:
+    """Whether the operation is a system call or a program rather than a netlink message."""
+    if isinstance(op, Create) and isinstance(op.object, Link):
+        return isinstance(op.object.options, Tun)
+    return isinstance(op.object, Sysctl | NftTable)
 
 
 def _missing_reason(op: Op, missing: dict[Key, str]) -> str:
@@ -97,13 +123,9 @@ def _apply_batch(sessions: Sessions, netns: str, batch: list[tuple[int, Op]]) ->
         session = sessions.get(netns)
     except OSError as error:
         return [Answer(error.errno or errno.ENOENT, "no such network namespace")] * len(ops)
-    if isinstance(first.object, Sysctl | NftTable) or (isinstance(first, Create) and _is_tun(first.object)):
+    if _needs_call(first):
         return [_answer(lambda op=op: _apply_by_call(session, op)) for op in ops]  # type: ignore[misc]
     return _apply_by_netlink(session, ops)
-
-
-def _is_tun(obj: AnyObject) -> bool:
-    return isinstance(obj, Link) and isinstance(obj.options, Tun)
 
 
 def _answer(call: Callable[[], str | None]) -> Answer:
@@ -202,9 +224,7 @@ def _encode_set_link(session: Session, op: SetLink) -> Request:
     link, ifindex = op.object, session.ifindex(op.object.name)
     match op.attribute:
         case "master":
-            return rtnetlink.link_set(
-                ifindex, master_ifindex=session.ifindex(link.master) if link.master else 0
-            )
+            return rtnetlink.link_set(ifindex, master_ifindex=session.ifindex(link.master) if link.master else 0)
         case "mtu":
             return rtnetlink.link_set(ifindex, mtu=link.mtu)
         case "mac":

@@ -7,12 +7,12 @@ look costs what the question needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
 
-from muslin.model.kernel import FdbEntry, Neighbour, Nexthop, NftTable, Rule, Sysctl
+from muslin.model.kernel import FdbEntry, Key, Neighbour, Nexthop, NftTable, Rule, Sysctl
 from muslin.model.ops import Op, OpResult
 from muslin.model.state import DesiredState, Owned, Snapshot
 
@@ -62,8 +62,15 @@ class Kernel(Protocol):
         """What there is. OSError when any part could not be read whole: there is no half snapshot."""
         ...
 
-    def apply(self, ops: Sequence[Op], witness: Witness | None = None) -> list[OpResult]:
-        """Do the operations in order and say what became of each; never raises for a single one of them."""
+    def apply(self, ops: Sequence[Op], witness: Witness | None = None, *, one_by_one: bool = False) -> list[OpResult]:
+        """Do the operations in order and say what became of each; never raises for a single one of them.
+
+        Packed together unless ``one_by_one``; the witness hears of each ahead of the package that it goes with.
+        """
+        ...
+
+    def settle(self, links: Iterable[Key]) -> None:
+        """Return once carrier changes of these links (by key) have had their effect on bridges and routes."""
         ...
 
     def close(self) -> None:

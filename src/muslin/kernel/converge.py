@@ -57,12 +57,14 @@ def converge(
     desired: DesiredState,
     journal: Journal | None = None,
     witness: Witness | None = None,
+    *,
+    one_by_one: bool = False,
 ) -> Report:
     """Make the kernel agree with ``desired``; one result for each operation that was needed."""
     journal = journal or MemoryJournal()
-    observed, ops = plan_ops(kernel, desired, journal.owned)
+    _, ops = plan_ops(kernel, desired, journal.owned)
     journal.record(_ownership(journal.owned, desired, ops))
-    return _finish(journal, desired, kernel.apply(ops, witness))
+    return _finish(journal, desired, kernel.apply(ops, witness, one_by_one=one_by_one))
 
 
 def _ownership(owned: Owned, desired: DesiredState, ops: Iterable[Op]) -> Owned:

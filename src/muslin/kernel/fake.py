@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -52,11 +52,12 @@ class FakeKernel:
     def close(self) -> None:
         """Nothing to let go of."""
 
+    def settle(self, links: Iterable[Key]) -> None:
+        """Everything has its effect at once here."""
+
     def observe(self, scope: Scope) -> Snapshot:
         """See ``Kernel.observe``."""
-        seen = [
-            obj for obj in self.objects.values() if obj.netns in scope.netns and self._in_scope(obj, scope)
-        ]
+        seen = [obj for obj in self.objects.values() if obj.netns in scope.netns and self._in_scope(obj, scope)]
         for netns, name in scope.sysctls:
             setting = Sysctl(netns=netns, name=name, value="")
             if all(key in self.objects for key in setting.requires):
@@ -78,7 +79,7 @@ class FakeKernel:
                 return obj.netns in scope.nft
         return True
 
-    def apply(self, ops: Sequence[Op], witness: Witness | None = None) -> list[OpResult]:
+    def apply(self, ops: Sequence[Op], witness: Witness | None = None, *, one_by_one: bool = False) -> list[OpResult]:
         """See ``Kernel.apply``."""
         results: list[OpResult] = []
         missing: set[Key] = set()
@@ -169,18 +170,14 @@ class FakeKernel:
         if route.nexthop_id is not None or (route.link is None and route.via is None):
             return 0
         up = {
-            obj.name
-            for obj in self.objects.values()
-            if isinstance(obj, Link) and obj.netns == route.netns and obj.up
+            obj.name for obj in self.objects.values() if isinstance(obj, Link) and obj.netns == route.netns and obj.up
         }
         if route.link is not None and route.link not in up:
             return errno.ENETDOWN
         if route.via is None or route.onlink:
             return 0
         via, via_family = route.via, family_of(route.via)
-        addresses = [
-            obj for obj in self.objects.values() if isinstance(obj, Address) and obj.netns == route.netns
-        ]
+        addresses = [obj for obj in self.objects.values() if isinstance(obj, Address) and obj.netns == route.netns]
         connected = [
             network_of(obj.address)
             for obj in addresses

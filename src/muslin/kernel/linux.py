@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from muslin.kernel.apply import apply
+from muslin.kernel.apply import apply, settle
 from muslin.kernel.base import Scope, Witness
 from muslin.kernel.observe import observe
 from muslin.kernel.sessions import Sessions
+from muslin.model.kernel import Key
 from muslin.model.ops import Op, OpResult
 from muslin.model.state import Snapshot
 
@@ -22,9 +23,13 @@ class LinuxKernel:
         """See ``Kernel.observe``."""
         return observe(self.sessions, scope)
 
-    def apply(self, ops: Sequence[Op], witness: Witness | None = None) -> list[OpResult]:
+    def apply(self, ops: Sequence[Op], witness: Witness | None = None, *, one_by_one: bool = False) -> list[OpResult]:
         """See ``Kernel.apply``."""
-        return apply(self.sessions, ops, witness)
+        return apply(self.sessions, ops, witness, one_by_one=one_by_one)
+
+    def settle(self, links: Iterable[Key]) -> None:
+        """See ``Kernel.settle``."""
+        settle(self.sessions, links)
 
     def close(self) -> None:
         """See ``Kernel.close``."""

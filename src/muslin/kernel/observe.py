@@ -209,9 +209,7 @@ class _PeerFinder:
             candidates = [candidate for candidate in candidates if candidate[0] == netns]
         else:
             candidates = [
-                candidate
-                for candidate in candidates
-                if self._netnsid(netns, candidate[0]) == record.link_netnsid
+                candidate for candidate in candidates if self._netnsid(netns, candidate[0]) == record.link_netnsid
             ]
         return candidates[0] if candidates else ("", "")
 

@@ -12,9 +12,7 @@ def routed_prefixes() -> tuple[str, ...]:
     """The destinations of all unicast routes of the own namespace; needs no privilege."""
     session = Session("", 0)
     try:
-        records = [
-            rtnetlink.parse_record(message) for message in session.netlink.dump(rtnetlink.route_dump(0))
-        ]
+        records = [rtnetlink.parse_record(message) for message in session.netlink.dump(rtnetlink.route_dump(0))]
     finally:
         session.close()
     return tuple(

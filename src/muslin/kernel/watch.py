@@ -41,9 +41,7 @@ class Watch:
             with contextlib.suppress(PermissionError):
                 opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, WATCH_BUFFER_BYTES)
             for group in groups:
-                with contextlib.suppress(
-                    OSError
-                ):  # a group that this kernel does not know has no events either
+                with contextlib.suppress(OSError):  # a group that this kernel does not know has no events either
                     opened.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
             opened.setblocking(False)
             self._sockets[opened.fileno()] = (netns, opened)

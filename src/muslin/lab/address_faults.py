@@ -45,11 +45,7 @@ def _address(text: str) -> IPAddress | None:
 
 def inside(inner: Network, outer: Network) -> bool:
     """Whether ``outer`` covers ``inner``."""
-    return (
-        inner.version == outer.version
-        and inner.prefixlen >= outer.prefixlen
-        and inner.network_address in outer
-    )
+    return inner.version == outer.version and inner.prefixlen >= outer.prefixlen and inner.network_address in outer
 
 
 def prefix_fault(text: str) -> str:

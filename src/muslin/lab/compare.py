@@ -38,9 +38,7 @@ def compare(lab: str, earlier: Topology, later: Topology) -> tuple[NodeChange, .
             for tunnel in plan(lab, later).tunnels
             if _owner_of(lab, tunnel.netns) == name and tunnel not in old_tunnels
         ]
-        gone = tuple(
-            command for command, op in old.items() if command not in ops and not _overwritten(op, new)
-        )
+        gone = tuple(command for command, op in old.items() if command not in ops and not _overwritten(op, new))
         if new or tunnels or gone:
             commands = tuple(command_lines(new, tunnels))
             changes.append(NodeChange(name=name, whole=not old, commands=commands, removed=gone))

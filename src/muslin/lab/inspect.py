@@ -64,9 +64,7 @@ def inspect(kernel: Kernel, state: LabState, only: str | None = None) -> LabView
     observed = kernel.observe(Scope(netns=names))
     _, ops = plan_ops(kernel, lab_plan.state, state.owned)
     tunnels = {tunnel.netns: tunnel.pid for tunnel in running_tunnels(names)}
-    stopped = tuple(
-        f"start the tunnel in {tunnel.netns}" for tunnel in lab_plan.tunnels if tunnel.netns not in tunnels
-    )
+    stopped = tuple(f"start the tunnel in {tunnel.netns}" for tunnel in lab_plan.tunnels if tunnel.netns not in tunnels)
     return LabView(
         name=state.name,
         step=state.topology.step,

@@ -145,9 +145,7 @@ def _refused(word: str) -> UnsupportedError:
     for path, forbidding, remedy in _SETTINGS:
         with contextlib.suppress(OSError), open(path) as file:
             if file.read().strip() == forbidding:
-                return UnsupportedError(
-                    f"this system forbids user namespaces ({path} is {forbidding})", remedy
-                )
+                return UnsupportedError(f"this system forbids user namespaces ({path} is {forbidding})", remedy)
     return UnsupportedError(
         f"no user namespace can be made here: {word or 'the keeper ended'}",
         "run as root, or on a kernel with CONFIG_USER_NS and outside of a container that forbids it",

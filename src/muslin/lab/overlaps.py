@@ -54,9 +54,7 @@ def _claims(topology: Topology) -> Iterator[_Claim]:
     for place, node in enumerate(topology.nodes):
         for index, subnet in enumerate(node.subnets):
             if network := network_or_none(subnet):
-                yield _Claim(
-                    f"$.nodes[{place}].subnets[{index}]", f"the subnet of {shown(node.name)}", network
-                )
+                yield _Claim(f"$.nodes[{place}].subnets[{index}]", f"the subnet of {shown(node.name)}", network)
 
 
 def _clash(one: Network, other: Network) -> bool:
@@ -84,9 +82,7 @@ def _host_route(text: str) -> Network | None:
 
 
 def _overlapping(network: Network, others: list[Network]) -> Network | None:
-    return next(
-        (other for other in others if network.version == other.version and network.overlaps(other)), None
-    )
+    return next((other for other in others if network.version == other.version and network.overlaps(other)), None)
 
 
 def _lab_prefixes(topology: Topology) -> Iterator[tuple[str, str, str, str]]:

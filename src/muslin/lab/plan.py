@@ -93,6 +93,8 @@ def _router_objects(lab: str, topology: Topology, router: Router) -> Iterator[An
     # A router sees packets of containers whose subnets it does not know; filtering them is not its job.
     for scope in ("all", "default"):
         yield Sysctl(netns=netns, name=f"net/ipv4/conf/{scope}/rp_filter", value="0")
+    # Each packet that it cannot pass on is answered: a learner should see why, not just the first time in a second.
+    yield Sysctl(netns=netns, name="net/ipv4/icmp_ratelimit", value="0")
     yield from _underlay_links(lab, topology, router)
     for route in router.routes:
         yield Route(netns=netns, destination=route.destination, via=route.via)
@@ -153,9 +155,7 @@ def _gateway_interfaces(topology: Topology, node: Node) -> tuple[str, ...]:
     )
 
 
-def _attachment(
-    lab: str, topology: Topology, node: Node, container: Container, position: int
-) -> attach.Attachment:
+def _attachment(lab: str, topology: Topology, node: Node, container: Container, position: int) -> attach.Attachment:
     # The talk's names: veth1-veth2 for the single cable of step 1, then veth10-veth11, veth20-veth21.
     direct = node.attach == "direct"
     near, far = (2 * position - 1, 2 * position) if direct else (10 * position, 10 * position + 1)
@@ -167,9 +167,7 @@ def _attachment(
         link=f"veth{far}",
         mode=node.attach,
         addresses=tuple(f"{address}/{lengths[family_of(address)]}" for address in container.addresses),
-        gateways=tuple(
-            gateway for family in topology.families if (gateway := topology.gateway_of(node, family))
-        ),
+        gateways=tuple(gateway for family in topology.families if (gateway := topology.gateway_of(node, family))),
         bridge=NODE_BRIDGE,
         mtu=container.mtu or _unusual(topology.mtu),
         up=not container.down,

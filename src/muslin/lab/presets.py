@@ -132,9 +132,7 @@ def _cut(pool: str, position: int) -> str:
     return prefix
 
 
-def _check_shape(
-    step: Step, nodes: int | None, containers: int | None, underlay: str, backend: str | None
-) -> None:
+def _check_shape(step: Step, nodes: int | None, containers: int | None, underlay: str, backend: str | None) -> None:
     """UsageError for a step that does not exist, or that cannot be made this large."""
     if step not in STEPS:
         raise UsageError(f"there is no step {step}", "the steps are 1, 2, 3 and 4")
@@ -199,6 +197,4 @@ def _check_prefix(text: str, what: str) -> None:
     try:
         parse_prefix(text if "/" in text else "")
     except ValueError:
-        raise UsageError(
-            f"the {what} {text!r} is no prefix", "write it like 10.0.0.0/16, host bits zero"
-        ) from None
+        raise UsageError(f"the {what} {text!r} is no prefix", "write it like 10.0.0.0/16, host bits zero") from None

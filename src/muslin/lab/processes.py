@@ -114,9 +114,7 @@ def _await_ready(tunnel: Tunnel, process: subprocess.Popen[bytes], log_directory
     while not any(line.startswith(b"ready") for line in _read(path).splitlines()):
         if process.poll() is not None or time.monotonic() > deadline:
             words = _read(path).decode(errors="replace").strip() or "it said nothing"
-            ended = (
-                "ended" if process.returncode is not None else f"was not ready within {READY_TIMEOUT_S:.0f} s"
-            )
+            ended = "ended" if process.returncode is not None else f"was not ready within {READY_TIMEOUT_S:.0f} s"
             raise MuslinError(f"the tunnel in {tunnel.netns} {ended}: {words}")
         time.sleep(POLL_S)
     # It outlives this process on purpose; Popen must not warn about that.
@@ -129,9 +127,7 @@ def end_everything_in(netns_names: Iterable[str]) -> list[int]:
     spared = set(_ancestors())
     ended: list[int] = []
     # A dying process may still have started another one: look until nobody is left.
-    while victims := [
-        pid for pid in netns_door.processes_in(inodes) if pid not in spared and pid not in ended
-    ]:
+    while victims := [pid for pid in netns_door.processes_in(inodes) if pid not in spared and pid not in ended]:
         end_processes(victims)
         ended += victims
     return ended

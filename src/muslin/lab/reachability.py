@@ -57,9 +57,7 @@ def check_underlay_families(topology: Topology) -> Iterator[Problem]:
     if topology.backend == "none" or len(topology.nodes) < 2:
         return
     common = {
-        family
-        for family in FAMILIES
-        if all(topology.underlay_address_of(node, family) for node in topology.nodes)
+        family for family in FAMILIES if all(topology.underlay_address_of(node, family) for node in topology.nodes)
     }
     needed = topology.families if topology.backend == "host-gw" else ()
     for family in needed:

@@ -34,7 +34,7 @@ from muslin.lab.processes import (
 )
 from muslin.lab.state import LabDirectory, LabState, StateJournal, boot_id, lab_names
 from muslin.lab.topology import Topology
-from muslin.model.kernel import Netns
+from muslin.model.kernel import Netns, link_key
 from muslin.model.network import Refusal, Tunnel
 from muslin.model.ops import Delete, Op, Report
 from muslin.model.state import DesiredState
@@ -72,9 +72,7 @@ class DownReport(msgspec.Struct, frozen=True, kw_only=True):
     """Processes."""
 
 
-def preview(
-    directory: LabDirectory, topology: Topology
-) -> tuple[LabPlan, tuple[Op, ...], tuple[Tunnel, ...]]:
+def preview(directory: LabDirectory, topology: Topology) -> tuple[LabPlan, tuple[Op, ...], tuple[Tunnel, ...]]:
     """What ``up`` would do: the plan, the operations, the tunnels to start. Changes nothing."""
     lab_plan = plan(directory.name, topology)
     state = directory.read()
@@ -112,7 +110,13 @@ def require(directory: LabDirectory) -> LabState:
     return state
 
 
-def up(directory: LabDirectory, topology: Topology, on_command: OnCommand | None = None) -> UpReport:
+def up(
+    directory: LabDirectory,
+    topology: Topology,
+    on_command: OnCommand | None = None,
+    *,
+    one_by_one: bool = False,
+) -> UpReport:
     """Raise the lab, or make it what ``topology`` says. ConvergeError names what the kernel refused."""
     lab_plan = plan(directory.name, topology)
     if lab_plan.tunnels:
@@ -121,22 +125,28 @@ def up(directory: LabDirectory, topology: Topology, on_command: OnCommand | None
         journal, fresh = _open_journal(directory, topology)
         with LinuxKernel() as kernel, _taken_back_if(fresh, kernel, journal):
             _refuse_foreign_namespaces(lab_plan, journal)
-            return _raise(kernel, journal, lab_plan, fresh, on_command)
+            return _raise(kernel, journal, lab_plan, fresh, on_command, one_by_one)
 
 
 def _raise(
-    kernel: Kernel, journal: StateJournal, lab_plan: LabPlan, fresh: bool, on_command: OnCommand | None
+    kernel: Kernel,
+    journal: StateJournal,
+    lab_plan: LabPlan,
+    fresh: bool,
+    on_command: OnCommand | None,
+    one_by_one: bool,
 ) -> UpReport:
     names = (*lab_plan.state.own_netns, *journal.state.own_netns)
     _, stopped = converge_tunnels(_unchanged(lab_plan, names), names, journal.directory.path)
     _end_unwanted(lab_plan, journal)
     witness = (lambda op: on_command(op.describe())) if on_command else None
-    report = converge(kernel, lab_plan.state, journal, witness)
+    report = converge(kernel, lab_plan.state, journal, witness, one_by_one=one_by_one)
     _raise_unless_ok(report)
     missing = _missing_tunnels(lab_plan, names)
     for tunnel in missing if on_command else ():
         on_command(describe_tunnel(tunnel))  # type: ignore[misc]
     started, _ = converge_tunnels(lab_plan.tunnels, names, journal.directory.path)
+    kernel.settle(link_key(tunnel.netns, tunnel.device) for tunnel in started)
     journal.update(msgspec.structs.replace(journal.state, complete=True))
     return UpReport(
         fresh=fresh,
@@ -219,9 +229,7 @@ def _raise_unless_ok(report: Report) -> None:
     lines += [f"{len(report.skipped)} more operations depend on these"] if report.skipped else []
     text = "the kernel refused:\n  " + "\n  ".join(lines)
     if all(result.errno in UNSUPPORTED_ERRNOS for result in report.failed):
-        raise UnsupportedError(
-            text, "this kernel or user lacks the feature; see 'Requirements' in the README"
-        )
+        raise UnsupportedError(text, "this kernel or user lacks the feature; see 'Requirements' in the README")
     raise ConvergeError(text)
 
 

@@ -32,8 +32,13 @@ STORY: tuple[Chapter, ...] = (
             "Nobody listens in there, and still it answers a ping: that is the kernel."
         ),
         look=(
+            (
+                "who answers in there? no process: the kernel",
+                "node1",
+                ("ping", "-c", "1", "-W", "1", "172.16.0.1"),
+            ),
             ("the container's whole routing table", "con.node1", ("ip", "route")),
-            ("the node answers on the cable for its own address: ARP", "con.node1", ("ip", "neigh")),
+            ("the node's address was asked for on the cable itself: ARP", "con.node1", ("ip", "-4", "neigh")),
         ),
     ),
     Chapter(

@@ -80,9 +80,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ] = ()
     name: Annotated[str, Meta(description="The interface name. Omitted: eth0, eth1, ...")] = ""
     down: Annotated[bool, Meta(description="Whether the link is set down, as a fault to find.")] = False
-    loss_percent: Annotated[
-        float, Meta(description="Share of packets lost, 0 to 100, in both directions.")
-    ] = 0.0
+    loss_percent: Annotated[float, Meta(description="Share of packets lost, 0 to 100, in both directions.")] = 0.0
 
 
 class StaticRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,22 +106,16 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Addresses,
         Meta(description="Without length. Omitted: number 2, 3, ... of each of the node's subnets."),
     ] = ()
-    mtu: Annotated[
-        int | None, Meta(description="In bytes. Omitted: that of the underlay, as in the talk.")
-    ] = None
+    mtu: Annotated[int | None, Meta(description="In bytes. Omitted: that of the underlay, as in the talk.")] = None
     down: Annotated[bool, Meta(description="Whether the link is set down, as a fault to find.")] = False
-    loss_percent: Annotated[
-        float, Meta(description="Share of packets lost, 0 to 100, in both directions.")
-    ] = 0.0
+    loss_percent: Annotated[float, Meta(description="Share of packets lost, 0 to 100, in both directions.")] = 0.0
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A machine that runs containers; it becomes a namespace."""
 
     name: Annotated[str, Meta(description="Unique among segments, routers and nodes.")]
-    links: Annotated[
-        tuple[Attachment, ...], Meta(description="Its links. Omitted: one, to the only segment.")
-    ] = ()
+    links: Annotated[tuple[Attachment, ...], Meta(description="Its links. Omitted: one, to the only segment.")] = ()
     subnets: Annotated[
         Addresses,
         Meta(description="Its container subnets, at most one a family. Omitted: the N-th /24 or /64."),
@@ -152,9 +144,7 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Addresses, Meta(description="The container network, at most one a family. Omitted: 172.16.0.0/16.")
     ] = ()
     mtu: Annotated[int, Meta(description="The MTU of the underlay, in bytes.")] = 1500
-    segments: Annotated[
-        tuple[Segment, ...], Meta(description="Layer 2 networks. Omitted: lan0 with 10.0.0.0/24.")
-    ] = ()
+    segments: Annotated[tuple[Segment, ...], Meta(description="Layer 2 networks. Omitted: lan0 with 10.0.0.0/24.")] = ()
     routers: Annotated[tuple[Router, ...], Meta(description="Routers between the segments.")] = ()
     nodes: Annotated[tuple[Node, ...], Meta(description="The machines, at least one.")] = ()
 
@@ -244,11 +234,7 @@ def port_name(host: Host, index: int) -> str:
     It is the name of the host, so that ``bridge link`` reads well; with a few digits of a hash where that
     name is too long for an interface, means something else there, or stands for several attachments.
     """
-    if (
-        len(host.links) <= 1
-        and len(host.name.encode()) <= IFNAME_MAX
-        and host.name not in RESERVED_INTERFACES
-    ):
+    if len(host.links) <= 1 and len(host.name.encode()) <= IFNAME_MAX and host.name not in RESERVED_INTERFACES:
         return host.name
     import hashlib  # 3 ms that few topologies need
 
@@ -266,9 +252,7 @@ def resolve(topology: Topology) -> Topology:
         networks=networks,
         segments=segments,
         routers=_resolve_routers(topology.routers, by_name),
-        nodes=tuple(
-            _resolve_node(node, position, networks, by_name) for position, node in enumerate(topology.nodes)
-        ),
+        nodes=tuple(_resolve_node(node, position, networks, by_name) for position, node in enumerate(topology.nodes)),
     )
 
 
@@ -335,8 +319,7 @@ def _resolve_link(link: Attachment, index: int, number: int, segments: dict[str,
     return msgspec.structs.replace(
         link,
         name=link.name or f"eth{index}",
-        addresses=_canonical(link.addresses)
-        or _present(nth_address_or_none(prefix, number) for prefix in prefixes),
+        addresses=_canonical(link.addresses) or _present(nth_address_or_none(prefix, number) for prefix in prefixes),
     )
 
 
@@ -346,8 +329,7 @@ def _resolve_node(node: Node, position: int, networks: Addresses, segments: dict
         links = (Attachment(segment=next(iter(segments))),)
     number = NODE_NUMBER_STEP * (position + 1)
     subnets = _canonical(node.subnets) or _present(
-        nth_subnet(network, SUBNET_LENGTH[family_of(network)], position)
-        for network in _one_a_family(networks)
+        nth_subnet(network, SUBNET_LENGTH[family_of(network)], position) for network in _one_a_family(networks)
     )
     return msgspec.structs.replace(
         node,

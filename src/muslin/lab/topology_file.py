@@ -89,10 +89,7 @@ def topology_schema() -> dict[str, Any]:
 
 def schema_text() -> str:
     """The text of ``schemas/topology-v1.json``."""
-    return (
-        msgspec.json.format(msgspec.json.encode(topology_schema(), order="deterministic"), indent=2).decode()
-        + "\n"
-    )
+    return msgspec.json.format(msgspec.json.encode(topology_schema(), order="deterministic"), indent=2).decode() + "\n"
 
 
 class _Document:
@@ -262,9 +259,7 @@ def _explain(document: _Document, complaint: str) -> NoReturn:
         document.fail(path, f"{found[1]} is missing: {_struct_word(kind)} needs it")
     if text.startswith("Invalid enum value"):
         choices = ", ".join(str(choice) for choice in _choices(kind))
-        document.fail(
-            path, f"{text.removeprefix('Invalid enum value').strip()} is not known, expected {choices}"
-        )
+        document.fail(path, f"{text.removeprefix('Invalid enum value').strip()} is not known, expected {choices}")
     if found := MISMATCH.fullmatch(text):
         document.fail(path, _mismatch(found[1], found[2]))
     document.fail(path, text)

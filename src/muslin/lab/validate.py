@@ -167,9 +167,7 @@ def _check_segments(topology: Topology) -> Iterator[Problem]:
         path = f"$.segments[{index}].prefixes"
         yield from _check_prefixes(path, f"segment {shown(segment.name)}", segment.prefixes)
         if not segment.prefixes:
-            yield Problem(
-                path, f"segment {shown(segment.name)} has no prefix left by default: name its prefixes"
-            )
+            yield Problem(path, f"segment {shown(segment.name)} has no prefix left by default: name its prefixes")
 
 
 def _check_links(topology: Topology) -> Iterator[Problem]:
@@ -182,9 +180,7 @@ def _check_links(topology: Topology) -> Iterator[Problem]:
         for index, link in enumerate(host.links):
             here, owner = f"{path}.links[{index}]", f"{shown(host.name)}"
             if link.segment not in prefixes_of:
-                yield Problem(
-                    f"{here}.segment", f"{owner} is linked to {_unknown(link.segment, prefixes_of)}"
-                )
+                yield Problem(f"{here}.segment", f"{owner} is linked to {_unknown(link.segment, prefixes_of)}")
                 continue
             prefixes = prefixes_of[link.segment]
             place = f"segment {link.segment} ({', '.join(prefixes)})"
@@ -213,16 +209,12 @@ def _check_interface_names(topology: Topology) -> Iterator[Problem]:
         for index, link in enumerate(host.links):
             here, owner = f"{path}.links[{index}].name", f"interface {shown(link.name)} of {shown(host.name)}"
             if not INTERFACE_NAME.fullmatch(link.name):
-                yield Problem(
-                    here, f"{owner} has a name that Linux does not take: use letters, digits, . _ and -"
-                )
+                yield Problem(here, f"{owner} has a name that Linux does not take: use letters, digits, . _ and -")
             elif len(link.name) > IFNAME_MAX:
                 size = f"{len(link.name)} bytes, of at most {IFNAME_MAX}"
                 yield Problem(here, f"{owner} has a name of {size}")
             elif link.name in RESERVED_INTERFACES or link.name.startswith("veth"):
-                yield Problem(
-                    here, f"{owner} has a name that the lab uses itself: choose another, such as eth{index}"
-                )
+                yield Problem(here, f"{owner} has a name that the lab uses itself: choose another, such as eth{index}")
             if link.name in seen:
                 yield Problem(here, f"{owner} exists twice: interface names must be unique on a node")
             seen.add(link.name)
@@ -253,9 +245,7 @@ def _check_routes(topology: Topology) -> Iterator[Problem]:
             if fault:
                 yield Problem(f"{path}.via", f"{owner} has a route via {fault}")
             elif family_of(route.via) != family_of(route.destination):
-                yield Problem(
-                    f"{path}.via", f"{owner} has a route to {route.destination} via the other family"
-                )
+                yield Problem(f"{path}.via", f"{owner} has a route to {route.destination} via the other family")
 
 
 # The container network
@@ -273,9 +263,7 @@ def _check_prefixes(path: str, owner: str, prefixes: Iterable[str]) -> Iterator[
         if fault:
             yield Problem(f"{path}[{index}]", f"{owner} has the prefix {fault}")
         elif unusable:
-            yield Problem(
-                f"{path}[{index}]", f"{owner} has the prefix {prefix}, but {unusable} is special to Linux"
-            )
+            yield Problem(f"{path}[{index}]", f"{owner} has the prefix {prefix}, but {unusable} is special to Linux")
 
 
 def _check_one_a_family(path: str, owner: str, what: str, prefixes: Iterable[str]) -> Iterator[Problem]:
@@ -283,9 +271,7 @@ def _check_one_a_family(path: str, owner: str, what: str, prefixes: Iterable[str
     for index, prefix in enumerate(prefixes):
         family = family_of(prefix)
         if family in seen:
-            yield Problem(
-                f"{path}[{index}]", f"{owner} has a second IPv{family} {what}, {shown(prefix)}: keep one"
-            )
+            yield Problem(f"{path}[{index}]", f"{owner} has a second IPv{family} {what}, {shown(prefix)}: keep one")
         seen.add(family)
 
 
@@ -306,9 +292,7 @@ def _check_subnets(topology: Topology) -> Iterator[Problem]:
 def _missing_subnet(topology: Topology, node: Node, family: Family, position: int) -> str:
     network, length = topology.network(family), SUBNET_LENGTH[family]
     if node.subnets and len(topology.families) > 1:
-        return (
-            f"node {shown(node.name)} has no IPv{family} subnet, but the network is {network} too: name one"
-        )
+        return f"node {shown(node.name)} has no IPv{family} subnet, but the network is {network} too: name one"
     room = f"{network} holds no /{length} number {position}"
     return f"node {shown(node.name)} has no subnet: {room}; give a larger network, or name subnets"
 
@@ -322,14 +306,10 @@ def _subnet_fault(topology: Topology, node: Node, subnet: str) -> str:
         return f"{subnet}, which is outside of the network ({', '.join(topology.networks)})"
     length = TUNNEL_LENGTH[family_of(subnet)]
     if topology.backend == "udp" and network.prefixlen > length:
-        return (
-            f"{subnet}, too small for the tunnel address, number {TUNNEL_NUMBER}: choose /{length} or larger"
-        )
+        return f"{subnet}, too small for the tunnel address, number {TUNNEL_NUMBER}: choose /{length} or larger"
     needed, room = _needed(topology, node, subnet), _usable(network)
     if needed > room:
-        return (
-            f"{subnet}, too small: it has {room} usable addresses, and {needed} are needed for {_uses(node)}"
-        )
+        return f"{subnet}, too small: it has {room} usable addresses, and {needed} are needed for {_uses(node)}"
     return ""
 
 
@@ -364,9 +344,7 @@ def _check_containers(topology: Topology) -> Iterator[Problem]:
             )
             for index, address in enumerate(container.addresses):
                 holder = held.get(address)
-                fault = (
-                    f"{address}, which is {holder}" if holder else address_fault(address, node.subnets, where)
-                )
+                fault = f"{address}, which is {holder}" if holder else address_fault(address, node.subnets, where)
                 if fault:
                     yield Problem(f"{path}[{index}]", f"{owner} has the address {fault}")
 
@@ -390,9 +368,7 @@ def _check_duplicate_addresses(topology: Topology) -> Iterator[Problem]:
     holders: dict[str, str] = {}
     for path, owner, address in _all_addresses(topology):
         if address in holders:
-            yield Problem(
-                path, f"{owner} has the address {shown(address)}, which {holders[address]} has already"
-            )
+            yield Problem(path, f"{owner} has the address {shown(address)}, which {holders[address]} has already")
         holders.setdefault(address, owner)
 
 

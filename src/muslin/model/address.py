@@ -73,9 +73,7 @@ def contains(prefix: str, inner: str) -> bool:
     if family_of(prefix) != family_of(inner):
         return False
     outer_network, inner_network = ipaddress.ip_network(prefix), ipaddress.ip_network(inner, strict=False)
-    return (
-        inner_network.prefixlen >= outer_network.prefixlen and inner_network.network_address in outer_network
-    )
+    return inner_network.prefixlen >= outer_network.prefixlen and inner_network.network_address in outer_network
 
 
 def overlaps(one: str, other: str) -> bool:

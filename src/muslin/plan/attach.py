@@ -88,6 +88,4 @@ def _routes(attachment: Attachment) -> Iterator[Route]:
         else:
             gateway = of_family(attachment.gateways, family)
         if attachment.up and (gateway or attachment.mode == "direct"):
-            yield Route(
-                netns=attachment.netns, destination=DEFAULT_PREFIX[family], via=gateway, link=attachment.link
-            )
+            yield Route(netns=attachment.netns, destination=DEFAULT_PREFIX[family], via=gateway, link=attachment.link)

@@ -87,11 +87,7 @@ def _without(observed: Snapshot, removed: Iterable[Key]) -> Snapshot:
         return observed
     gone |= {peer for key in gone if (peer := _peer_key(observed.objects[key]))}
     return Snapshot(
-        {
-            key: obj
-            for key, obj in observed.objects.items()
-            if key not in gone and not gone.intersection(obj.requires)
-        }
+        {key: obj for key, obj in observed.objects.items() if key not in gone and not gone.intersection(obj.requires)}
     )
 
 
@@ -143,9 +139,7 @@ def _restored_sysctls(wanted: dict[Key, AnyObject], observed: Snapshot, owned: O
 
 def _deletions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned) -> Iterator[Op]:
     unwanted = {
-        key: obj
-        for key, obj in observed.objects.items()
-        if key not in wanted and owned.covers(obj) and _deletable(obj)
+        key: obj for key, obj in observed.objects.items() if key not in wanted and owned.covers(obj) and _deletable(obj)
     }
     gone: set[Key] = set()
     for key, obj in unwanted.items():  # a veth has two ends and one removal

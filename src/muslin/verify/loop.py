@@ -44,6 +44,7 @@ class Loop:
         self._handlers: dict[int, Handler] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
+        self._hurry = False
 
     def __enter__(self) -> Self:
         return self
@@ -77,6 +78,10 @@ class Loop:
         heapq.heappush(self._timers, (self.now() + delay_s, next(self._order), timer))
         return timer
 
+    def hurry(self) -> None:
+        """Do not wait in the next turn."""
+        self._hurry = True
+
     def run(self, finished: Callable[[], bool]) -> None:
         """Serve events until ``finished`` says so."""
         while not finished():
@@ -86,6 +91,9 @@ class Loop:
             self._fire()
 
     def _wait_s(self) -> float:
+        if self._hurry:
+            self._hurry = False
+            return 0.0
         while self._timers and self._timers[0][2].cancelled:
             heapq.heappop(self._timers)
         if not self._timers:

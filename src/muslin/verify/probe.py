@@ -42,7 +42,7 @@ from muslin.verify.probing import Attempt, Cell, Probing
 from muslin.verify.station import Station
 from muslin.verify.verdict import FULL_SIZE, PROTOCOLS, CellResult, Protocol
 
-WINDOW_PAIRS = 256
+WINDOW_PAIRS = 1024  # mostly pairs that wait for a lost packet: healthy ones are done before the next batch
 BATCH_PAIRS = 32
 _DESCRIPTORS_PER_PAIR = 3  # two clients, one accepted connection
 _DESCRIPTORS_PER_STATION = 4  # snmp, snmp6, tcp, tcp6: opened only where they are needed
@@ -159,8 +159,9 @@ class _Run:
                 progress(len(results), len(pairs))
 
         def finished() -> bool:
-            while waiting and len(self._probing.live) + len(waiting[0]) <= window:
+            if waiting and len(self._probing.live) + len(waiting[0]) <= window:
                 self._start_batch([(place, pairs[place]) for place in waiting.popleft()], protocols, note)
+                self._loop.hurry()  # first read what came back, then start the next batch
             return len(results) == len(pairs)
 
         self._loop.run(finished)
@@ -205,9 +206,7 @@ class _Conversation:
     def start(self) -> None:
         """Learn the source address, then ask by every protocol."""
         self._connect_udp()
-        attempts = [
-            _ATTEMPTS[protocol](self._probing, self._cell, self._ended) for protocol in self._protocols
-        ]
+        attempts = [_ATTEMPTS[protocol](self._probing, self._cell, self._ended) for protocol in self._protocols]
         self._open = len(attempts)
         for attempt in attempts:
             self._begin(attempt)

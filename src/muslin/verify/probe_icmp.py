@@ -98,9 +98,7 @@ class EchoObserver:
         if message is not None:
             self._dispatch(6, message, canonical(sender[0]), destination, ttl)
 
-    def _dispatch(
-        self, family: Family, message: IcmpMessage, source: str, destination: str, ttl: int
-    ) -> None:
+    def _dispatch(self, family: Family, message: IcmpMessage, source: str, destination: str, ttl: int) -> None:
         if message.type == ECHO_REQUEST[family]:
             attempt = self._probing.find(parse_tag(message.body))
             if attempt is not None and attempt.cell.destination is self._station:

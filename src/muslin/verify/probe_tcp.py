@@ -119,7 +119,8 @@ class TcpAttempt(Attempt):
             return
         listener_port = cell.destination.tcp[cell.family].getsockname()[1]
         client_port = cell.tcp.getsockname()[1]
-        table = cell.destination.read(_PROC_FILE[cell.family])
+        # The SYNs left earlier than this, and what is half open stays so for a minute.
+        table = cell.destination.read(_PROC_FILE[cell.family], max_age_s=self.probing.timeout_s / 2)
         for seen, arrived_at in syns_received(table, listener_port, client_port):
             self.note_arrival(seen, arrived_at, None)
 

@@ -191,9 +191,7 @@ class UdpResponder:
             udp.sendmsg([encode_answer(tag, sighting)], [interface], 0, sender)
 
 
-def _read_ancillary(
-    family: Family, ancillary: list[tuple[int, int, bytes]]
-) -> tuple[str, int, tuple[int, int, bytes]]:
+def _read_ancillary(family: Family, ancillary: list[tuple[int, int, bytes]]) -> tuple[str, int, tuple[int, int, bytes]]:
     """Destination address, TTL, and the control message that makes an answer leave from that address."""
     destination, ttl = "", 0
     for level, kind, value in ancillary:

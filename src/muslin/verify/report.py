@@ -75,9 +75,7 @@ def render_verdict(report: CheckReport) -> str:
         return "FAILED: nothing was checked, so nothing is proved."
     word = "PASSED" if report.ok else "FAILED"
     good = len(report.cells) - len(report.failed)
-    lines = [
-        f"{word}: {good} of {len(report.cells)} checks in {report.duration_s:.2f} s.  {render_totals(report)}"
-    ]
+    lines = [f"{word}: {good} of {len(report.cells)} checks in {report.duration_s:.2f} s.  {render_totals(report)}"]
     for group in group_faults(report):
         lines.extend(_group_lines(group))
     return "\n".join(lines)
@@ -92,9 +90,7 @@ def _group_lines(group: FaultGroup) -> Iterable[str]:
     return [f"  {' and '.join(group.breaks)} broken {group.times} times: {group.cause}", *shown, *tail]
 
 
-def render_table(
-    report: CheckReport, wide: bool = False, *, color: bool = False, width: int = DEFAULT_WIDTH
-) -> str:
+def render_table(report: CheckReport, wide: bool = False, *, color: bool = False, width: int = DEFAULT_WIDTH) -> str:
     """One row per cell; ``wide`` adds what each end saw."""
     from rich.table import Table
 
@@ -147,8 +143,7 @@ def _render_cell_heatmap(
     from rich.text import Text
 
     cells = {
-        (c.result.pair.source.name, c.result.pair.address, c.result.pair.destination.name): c
-        for c in report.cells
+        (c.result.pair.source.name, c.result.pair.address, c.result.pair.destination.name): c for c in report.cells
     }
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     table.add_column("source")
@@ -256,9 +251,7 @@ def _add_case(suite: ElementTree.Element, requirement: Requirement, cell: Judged
     if requirement in cell.proved:
         return False
     sentences = [fault.sentence for fault in cell.faults if requirement in fault.breaks]
-    without_proof = (
-        f"{requirement} not proved: {cell.result.pair.title}: no packet got through by which to tell"
-    )
+    without_proof = f"{requirement} not proved: {cell.result.pair.title}: no packet got through by which to tell"
     text = "\n".join(sentences or [without_proof])
     failure = ElementTree.SubElement(case, "failure", message=text.splitlines()[0], type=requirement)
     failure.text = text

@@ -205,9 +205,7 @@ def _routing_error(result: CellResult) -> ErrorSeen | None:
     beside one that was answered by such an error met the same fate.
     """
     errors = [exchange.error for exchange in result.exchanges if exchange.error is not None]
-    return next(
-        (error for error in errors if error.icmp in _ROUTING_ERRORS[family_of(result.pair.address)]), None
-    )
+    return next((error for error in errors if error.icmp in _ROUTING_ERRORS[family_of(result.pair.address)]), None)
 
 
 def _judge_lost(result: CellResult) -> list[Fault]:
@@ -225,9 +223,7 @@ def _judge_lost(result: CellResult) -> list[Fault]:
             protocols.remove(FULL_SIZE)
         if protocols:
             faults.append(
-                _fault(
-                    result, "lost", protocols, f"lost: no answer to {_join(protocols)}{_size(lost)}: {words}"
-                )
+                _fault(result, "lost", protocols, f"lost: no answer to {_join(protocols)}{_size(lost)}: {words}")
             )
     return faults
 
@@ -267,9 +263,7 @@ def _judge_nat(result: CellResult) -> list[Fault]:
             groups.setdefault(told, []).append(exchange.protocol)
     also: tuple[Requirement, ...] = () if result.pair.requirement == "underlay" else ("R3",)
     return [
-        _fault(
-            result, "nat", protocols, f"{cause} ({_join(protocols)})", f"{detail} ({_join(protocols)})", also
-        )
+        _fault(result, "nat", protocols, f"{cause} ({_join(protocols)})", f"{detail} ({_join(protocols)})", also)
         for (cause, detail), protocols in groups.items()
     ]
 
@@ -279,9 +273,7 @@ def _nat_of(exchange: Exchange, result: CellResult) -> list[tuple[str, str]]:
     address = result.pair.address
     found: list[tuple[str, str]] = []
     if exchange.sent and exchange.seen and exchange.seen != exchange.sent:
-        found.append(
-            (f"NATed: seen as {exchange.seen}", f"NATed: sent as {exchange.sent}, seen as {exchange.seen}")
-        )
+        found.append((f"NATed: seen as {exchange.seen}", f"NATed: sent as {exchange.sent}, seen as {exchange.seen}"))
     elif exchange.seen_port != exchange.sent_port:
         found.append(
             (

@@ -84,9 +84,7 @@ def encode_message(kind: int, flags: int, sequence: int, payload: bytes) -> byte
     range.
     """
     length = MESSAGE_HEADER_BYTES + len(payload)
-    header = pack(
-        _MESSAGE, "nlmsghdr (length, kind, flags, sequence, port)", length, kind, flags, sequence, 0
-    )
+    header = pack(_MESSAGE, "nlmsghdr (length, kind, flags, sequence, port)", length, kind, flags, sequence, 0)
     return header + payload + _PADDING[length & 3]
 
 
@@ -99,14 +97,10 @@ def iter_messages(buffer: bytes | bytearray | memoryview) -> Iterator[Message]:
     offset, end = 0, len(data)
     while offset < end:
         if end - offset < MESSAGE_HEADER_BYTES:
-            raise ValueError(
-                f"offset {offset}: a message header of 16 bytes expected, {end - offset} bytes left"
-            )
+            raise ValueError(f"offset {offset}: a message header of 16 bytes expected, {end - offset} bytes left")
         length, kind, flags, sequence, port = _MESSAGE.unpack_from(data, offset)
         if not MESSAGE_HEADER_BYTES <= length <= end - offset:
-            raise ValueError(
-                f"offset {offset}: a message length of 16 to {end - offset} expected, {length} found"
-            )
+            raise ValueError(f"offset {offset}: a message length of 16 to {end - offset} expected, {length} found")
         yield Message(kind, flags, sequence, port, data[offset + MESSAGE_HEADER_BYTES : offset + length])
         offset += (length + 3) & ~3
 
@@ -163,14 +157,10 @@ def parse_attributes(payload: bytes, offset: int = 0) -> dict[int, bytes]:
     end = len(payload)
     while offset < end:
         if end - offset < ATTRIBUTE_HEADER_BYTES:
-            raise ValueError(
-                f"offset {offset}: an attribute header of 4 bytes expected, {end - offset} bytes left"
-            )
+            raise ValueError(f"offset {offset}: an attribute header of 4 bytes expected, {end - offset} bytes left")
         length, kind = _ATTRIBUTE.unpack_from(payload, offset)
         if not ATTRIBUTE_HEADER_BYTES <= length <= end - offset:
-            raise ValueError(
-                f"offset {offset}: an attribute length of 4 to {end - offset} expected, {length} found"
-            )
+            raise ValueError(f"offset {offset}: an attribute length of 4 to {end - offset} expected, {length} found")
         attributes[kind & NLA_TYPE_MASK] = payload[offset + ATTRIBUTE_HEADER_BYTES : offset + length]
         offset += (length + 3) & ~3
     return attributes
@@ -229,14 +219,10 @@ def _end_of_request(message: Message) -> int:
     """Return where in an NLMSG_ERROR's payload the echoed request ends: its header alone when capped."""
     start, payload = _ERROR.size, message.payload
     if len(payload) < start + MESSAGE_HEADER_BYTES:
-        raise ValueError(
-            f"offset {start}: the request's header of 16 bytes expected, {len(payload) - start} left"
-        )
+        raise ValueError(f"offset {start}: the request's header of 16 bytes expected, {len(payload) - start} left")
     if message.flags & NLM_F_CAPPED:
         return start + MESSAGE_HEADER_BYTES
     length: int = _U32.unpack_from(payload, start)[0]
     if not MESSAGE_HEADER_BYTES <= length <= len(payload) - start:
-        raise ValueError(
-            f"offset {start}: a request length of 16 to {len(payload) - start} expected, {length} found"
-        )
+        raise ValueError(f"offset {start}: a request length of 16 to {len(payload) - start} expected, {length} found")
     return start + ((length + 3) & ~3)

@@ -154,14 +154,7 @@ __all__ = [
 ]
 
 Record = (
-    AddressRecord
-    | FdbRecord
-    | LinkRecord
-    | NeighbourRecord
-    | NexthopRecord
-    | NsidRecord
-    | RouteRecord
-    | RuleRecord
+    AddressRecord | FdbRecord | LinkRecord | NeighbourRecord | NexthopRecord | NsidRecord | RouteRecord | RuleRecord
 )
 
 _PARSERS: dict[int, Callable[[bytes], Record | None]] = {

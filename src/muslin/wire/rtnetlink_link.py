@@ -141,9 +141,7 @@ class LinkRecord(msgspec.Struct, frozen=True, gc=False):
     master_ifindex: int = 0  # bridge it is a port of; 0 = none
     alias: str = ""
     group: int = 0
-    peer_ifindex: int = (
-        0  # IFLA_LINK: other end of a veth, in namespace link_netnsid; carrier of a vxlan; 0 = none
-    )
+    peer_ifindex: int = 0  # IFLA_LINK: other end of a veth, in namespace link_netnsid; carrier of a vxlan; 0 = none
     link_netnsid: int | None = None  # None = this namespace
     vxlan: VxlanInfo | None = None
     tun_type: str = ""  # "tun" or "tap" where kind is "tun"
@@ -191,9 +189,7 @@ def link_create(
     if data:
         information += encode_attribute(IFLA_INFO_DATA, data)
     payload = _header(up=up or None) + _settings(mtu, mac, master_ifindex, netns_fd, name)
-    return Request(
-        RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, payload + encode_nested(IFLA_LINKINFO, information)
-    )
+    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, payload + encode_nested(IFLA_LINKINFO, information))
 
 
 def link_set(
@@ -256,9 +252,7 @@ def parse_link(payload: bytes) -> LinkRecord | None:
         alias=read_text(attributes, IFLA_IFALIAS),
         group=read_u32(attributes, IFLA_GROUP),
         peer_ifindex=read_u32(attributes, IFLA_LINK),
-        link_netnsid=read_number(attributes, IFLA_LINK_NETNSID, S32)
-        if IFLA_LINK_NETNSID in attributes
-        else None,
+        link_netnsid=read_number(attributes, IFLA_LINK_NETNSID, S32) if IFLA_LINK_NETNSID in attributes else None,
         vxlan=_parse_vxlan(data) if kind == "vxlan" else None,
         tun_type=_TUN_TYPES.get(read_u8(data, IFLA_TUN_TYPE), "") if kind == "tun" else "",
         statistics=_parse_statistics(attributes.get(IFLA_STATS64)),

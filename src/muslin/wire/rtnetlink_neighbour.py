@@ -146,6 +146,4 @@ def _encode_fdb(ifindex: int, mac: str, destination: str | None) -> bytes:
     """Return header and attributes of a vxlan entry, as `bridge fdb ... self permanent` sends them."""
     payload = pack(_HEADER, _WHAT, AF_BRIDGE, ifindex, NUD_PERMANENT | NUD_NOARP, NTF_SELF, 0)
     payload += encode_attribute(NDA_LLADDR, pack_mac(mac))
-    return (
-        payload if destination is None else payload + encode_attribute(NDA_DST, pack_address(destination)[1])
-    )
+    return payload if destination is None else payload + encode_attribute(NDA_DST, pack_address(destination)[1])

@@ -91,9 +91,7 @@ def nexthop_add(
     if ifindex is not None:
         attributes += encode_u32(NHA_OIF, ifindex)
     header = pack(_HEADER, _WHAT, family, 0, protocol, RTNH_F_ONLINK if onlink else 0)
-    return Request(
-        RTM_NEWNEXTHOP, NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL), header + attributes
-    )
+    return Request(RTM_NEWNEXTHOP, NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL), header + attributes)
 
 
 def nexthop_delete(id: int) -> Request:
@@ -128,7 +126,5 @@ def parse_nexthop(payload: bytes) -> NexthopRecord:
 def _parse_group(data: bytes) -> tuple[tuple[int, int], ...]:
     """Return (id, weight) of each member in NHA_GROUP."""
     if len(data) % _MEMBER.size:
-        raise ValueError(
-            f"attribute {NHA_GROUP}: a multiple of {_MEMBER.size} bytes expected, {len(data)} found"
-        )
+        raise ValueError(f"attribute {NHA_GROUP}: a multiple of {_MEMBER.size} bytes expected, {len(data)} found")
     return tuple((member, (high << 8 | low) + 1) for member, low, high in _MEMBER.iter_unpack(data))

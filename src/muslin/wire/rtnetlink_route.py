@@ -265,9 +265,7 @@ def _encode(
     family, data, bits = pack_prefix(destination)
     number = _KIND_NUMBERS.get(kind)
     if number is None:
-        raise ValueError(
-            f"route {destination!r}: a kind of {', '.join(ROUTE_KINDS)} expected, {kind!r} found"
-        )
+        raise ValueError(f"route {destination!r}: a kind of {', '.join(ROUTE_KINDS)} expected, {kind!r} found")
     short = table if table <= 0xFF else 0
     payload = pack(_HEADER, _WHAT, family, bits, 0, 0, short, protocol, scope, number, flags)
     if bits:
@@ -327,9 +325,7 @@ def _iter_hops(data: bytes, family: int) -> Iterator[Hop]:
     while offset < end:
         length, _, weight, ifindex = unpack(_HOP, "rtnexthop", data[offset:])
         if not _HOP.size <= length <= end - offset:
-            raise ValueError(
-                f"offset {offset}: a rtnexthop length of 8 to {end - offset} expected, {length} found"
-            )
+            raise ValueError(f"offset {offset}: a rtnexthop length of 8 to {end - offset} expected, {length} found")
         attributes = parse_attributes(data[offset + _HOP.size : offset + length])
         yield Hop(ifindex, _parse_via(attributes, family), weight + 1)
         offset += (length + 3) & ~3

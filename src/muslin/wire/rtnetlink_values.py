@@ -98,9 +98,7 @@ def unpack_address(data: bytes, family: int = AF_UNSPEC) -> str:
         return socket.inet_ntop(socket.AF_INET, data)
     if size == 16 and family != AF_INET:
         return socket.inet_ntop(socket.AF_INET6, data)
-    raise ValueError(
-        f"an address of family {family}: {FULL_LENGTH.get(family, 128) // 8} bytes expected, {size} found"
-    )
+    raise ValueError(f"an address of family {family}: {FULL_LENGTH.get(family, 128) // 8} bytes expected, {size} found")
 
 
 def unpack_prefix(data: bytes | None, length: int, family: int) -> str:

@@ -92,9 +92,7 @@ def test_own_networks() -> None:
     topology = preset(3, families=(4, 6), networks="192.168.0.0/16", underlay_prefix=["10.9.0.0/24"])
     assert topology.networks == ("192.168.0.0/16", "fd00:172:16::/48")
     assert topology.segments[0].prefixes == ("10.9.0.0/24", "fd00:10::/64")
-    assert preset(3, underlay="routed", underlay_prefix="10.9.0.0/16").segments[1].prefixes == (
-        "10.9.2.0/24",
-    )
+    assert preset(3, underlay="routed", underlay_prefix="10.9.0.0/16").segments[1].prefixes == ("10.9.2.0/24",)
 
 
 @given(

@@ -23,8 +23,7 @@ ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 HEAD = f"schema: {SCHEMA}\n"
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n"
-    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
 PRESETS = [
     preset(1),
@@ -112,9 +111,7 @@ def test_stdin_is_called_so() -> None:
 
 @pytest.mark.usefixtures("loader")
 def test_json_yaml_and_aliases_read_alike() -> None:
-    wanted = load_topology(
-        "a", HEAD + "nodes: [{name: a, containers: [{}, {}]}, {name: b, containers: [{}, {}]}]"
-    )
+    wanted = load_topology("a", HEAD + "nodes: [{name: a, containers: [{}, {}]}, {name: b, containers: [{}, {}]}]")
     value = {"schema": SCHEMA, "nodes": [{"name": name, "containers": [{}, {}]} for name in "ab"]}
     shared = "nodes:\n- &n\n  name: a\n  containers: [{}, {}]\n- <<: [*n]\n  name: b\n"
     assert load_topology("b", json.dumps(value, indent="\t")) == wanted
@@ -133,11 +130,7 @@ def test_a_dump_holds_no_defaults() -> None:
     assert text.startswith(HEAD)
 
 
-@given(
-    st.one_of(
-        st.text(max_size=200), st.text("{}[]:,-&*!|>'\"?%@\n\t ab<1.", max_size=60), st.binary(max_size=80)
-    )
-)
+@given(st.one_of(st.text(max_size=200), st.text("{}[]:,-&*!|>'\"?%@\n\t ab<1.", max_size=60), st.binary(max_size=80)))
 @settings(max_examples=300, deadline=None)
 def test_text_at_random_never_ends_in_a_traceback(text: str | bytes) -> None:
     with pytest.raises(UsageError):

@@ -41,12 +41,7 @@ def ipv4(source: str, destination: str, protocol: int, payload: bytes, fragment:
 
 def ipv6(source: str, destination: str, next_header: int, payload: bytes) -> bytes:
     """Build an IPv6 packet without extension headers."""
-    return (
-        struct.pack("!IHBB", 6 << 28, len(payload), next_header, 64)
-        + packed(source)
-        + packed(destination)
-        + payload
-    )
+    return struct.pack("!IHBB", 6 << 28, len(payload), next_header, 64) + packed(source) + packed(destination) + payload
 
 
 def table(*peers: str) -> PeerTable:
@@ -232,9 +227,7 @@ class TestInnerAddresses:
             packed("fd00::2"),
         )
 
-    @pytest.mark.parametrize(
-        "whole", [ipv4("1.2.3.4", "5.6.7.8", 17, b"abc"), ipv6("::1", "::2", 17, b"abc")]
-    )
+    @pytest.mark.parametrize("whole", [ipv4("1.2.3.4", "5.6.7.8", 17, b"abc"), ipv6("::1", "::2", 17, b"abc")])
     def test_truncated_or_padded(self, whole: bytes) -> None:
         assert reference.inner_addresses(whole) is not None
         for size in range(len(whole)):

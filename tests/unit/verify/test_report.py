@@ -77,9 +77,7 @@ def test_table_shows_what_was_proved_and_what_was_seen() -> None:
 def test_heatmap_by_cell_in_ascii() -> None:
     pairs = all_pairs([node(1), container(1, 1)], no_hops)
     results = [lost(good(pair)) if pair.address == "10.0.0.10" else good(pair) for pair in pairs]
-    assert [
-        line.rstrip() for line in render_heatmap(make_report(results, 0.1), ascii_only=True).splitlines()
-    ] == [
+    assert [line.rstrip() for line in render_heatmap(make_report(results, 0.1), ascii_only=True).splitlines()] == [
         "source      1  2  3",
         "node1       L  .  .",
         "con1.node1  L  .  .",
@@ -99,9 +97,7 @@ def test_heatmap_in_colour() -> None:
 def test_heatmap_of_a_large_lab_is_by_node() -> None:
     parties = [node(n) for n in range(1, 13)] + [container(1, n) for n in range(1, 13)]
     results = [
-        lost(good(pair))
-        if pair.destination.name == "con1.node3" and pair.source.node == "node2"
-        else good(pair)
+        lost(good(pair)) if pair.destination.name == "con1.node3" and pair.source.node == "node2" else good(pair)
         for pair in all_pairs(parties, no_hops)
     ]
     lines = render_heatmap(make_report(results, 0.1)).splitlines()
