@@ -28,6 +28,7 @@ from tests.contract.tunnel_bench import (
     Node,
     arguments,
     assert_idle,
+    flooding,
     garbage,
     inner_packet,
     missing,
@@ -463,27 +464,19 @@ def test_garbage_is_counted_and_does_no_harm(join: Join, command: list[str], see
     b.wait_for_ping(a.inner4)
 
 
-def test_a_burst_does_not_starve_the_other_direction(join: Join, command: list[str]) -> None:
-    """Under a flood from node 0, node 1's answers still come through, and the counters still answer."""
+def test_a_flood_does_not_starve_the_other_direction(join: Join, command: list[str]) -> None:
     a, b = join(2)
-    tunnel = a.start(command + arguments(a, b))
-    b.start(command + arguments(b, a))
-    a.wait_for_ping(b.inner4)
-    flood, ended = a.udp(a.inner4), threading.Event()
-
-    def pour() -> None:
-        while not ended.is_set():
-            flood.sendto(bytes(100), (b.inner4, 7000))
-
-    flooding = threading.Thread(target=pour)
-    flooding.start()
-    try:
+    tunnel, peer, inside = a.start(command + arguments(a, b)), b.udp(b.outer4, PORT), a.udp(a.inner4, 7000)
+    inwards, outwards = inner_packet(b.inner4, a.inner4, b"in"), (b.inner4, 7000)
+    with flooding(lambda: inside.sendto(bytes(100), outwards)):
         tunnel.wait_for_counter("packets_to_peers", 2000)
-        a.wait_for_ping(b.inner4)
-        b.wait_for_ping(a.inner4)
-    finally:
-        ended.set()
-        flooding.join()
+        peer.sendto(inwards, (a.outer4, PORT))
+        tunnel.wait_for_counter("packets_from_peers", 1)
+    with flooding(lambda: peer.sendto(inwards, (a.outer4, PORT))):
+        before = tunnel.counters()
+        tunnel.wait_for_counter("packets_from_peers", before["packets_from_peers"] + 2000)
+        inside.sendto(b"out", outwards)
+        tunnel.wait_for_counter("packets_to_peers", before["packets_to_peers"] + 1)
 
 
 def test_nothing_remains() -> None:

@@ -28,7 +28,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PORT = 9000
@@ -321,6 +321,24 @@ def assert_idle(tunnel: Tunnel) -> None:
     before = tunnel.cpu_s()
     threading.Event().wait(0.3)
     assert tunnel.cpu_s() - before < 0.1
+
+
+@contextlib.contextmanager
+def flooding(send: Callable[[], object]) -> Iterator[None]:
+    """Send as fast as this process can while the body runs."""
+    ended = threading.Event()
+
+    def pour() -> None:
+        while not ended.is_set():
+            send()
+
+    thread = threading.Thread(target=pour)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def garbage(dice: random.Random, a: Node, b: Node) -> bytes:

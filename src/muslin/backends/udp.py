@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from muslin.model.address import Family, family_of, nth_address, prefix_length
+from muslin.model.address import Family, family_of, host_prefix, nth_address, prefix_length
 from muslin.model.kernel import Address, AnyObject, Link, Sysctl, Tun
 from muslin.model.network import TUNNEL_PORT, BackendPlan, LocalNode, Peer, Tunnel, endpoint, of_family
 from muslin.model.state import DesiredState
@@ -56,10 +56,17 @@ def _tunnel(local: LocalNode, peers: Sequence[Peer], underlay: str) -> Tunnel:
         netns=local.netns,
         device=DEVICE,
         listen=endpoint(underlay, TUNNEL_PORT),
-        peers=tuple(
-            (subnet, endpoint(outer, TUNNEL_PORT))
-            for peer in peers
-            for subnet in peer.subnets
-            if (outer := of_family(peer.addresses, family_of(underlay)))
-        ),
+        peers=tuple(entry for peer in peers for entry in _tunnel_entries(peer, family_of(underlay))),
     )
+
+
+def _tunnel_entries(peer: Peer, family: Family) -> Iterator[tuple[str, str]]:
+    """Each prefix that a peer may speak for, with where to send what is for it."""
+    outer = of_family(peer.addresses, family)
+    if outer is None:
+        return
+    # A node answers a container by the address that it was asked at. The tunnel knows the one that datagrams come
+    # from; a second underlay address, of the other family, has to be named.
+    others = (host_prefix(address) for address in peer.addresses if address != outer)
+    for prefix in (*peer.subnets, *others):
+        yield prefix, endpoint(outer, TUNNEL_PORT)

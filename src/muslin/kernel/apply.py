@@ -164,25 +164,53 @@ def _apply_by_call(session: Session, op: Op) -> str | None:
 
 
 def _apply_by_netlink(session: Session, ops: list[Op]) -> list[Answer]:
-    """Encode what can be encoded, send it in one go, and put the answers in place."""
+    """Encode what can be encoded, send it packed, and put the answers in place."""
     answers: dict[int, Answer] = {}
-    requests: list[Request] = []
-    places: list[int] = []
-    open_fds: list[int] = []
+    package = _Package(session)
     for index, op in enumerate(ops):
         try:
-            requests.append(_encode(session, op, open_fds))
-            places.append(index)
+            if not package.add(index, op):
+                # It names a link that an operation ahead of it in the package makes.
+                answers |= package.send()
+                package.add(index, op, last_try=True)
         except OSError as error:
-            answers[index] = Answer(error.errno or errno.EINVAL, f"{error.strerror}: {error.filename}")
-    try:
-        answers |= dict(zip(places, session.netlink.request(requests), strict=True))
-    finally:
-        for fd in open_fds:
-            os.close(fd)
-    if any(isinstance(op.object, Link) for op in ops):
-        session.forget_links()
+            answers[index] = Answer(error.errno or errno.EINVAL, str(error.filename or ""))
+    answers |= package.send()
     return [answers[index] for index in range(len(ops))]
+
+
+class _Package:
+    """Messages on their way into one namespace, with the files that they refer to."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._requests: dict[int, Request] = {}
+        self._open_fds: list[int] = []
+        self._holds_links = False
+
+    def add(self, index: int, op: Op, last_try: bool = False) -> bool:
+        """Put an operation in; False when it names a link that may come to be once the package is sent."""
+        try:
+            self._requests[index] = _encode(self._session, op, self._open_fds)
+        except OSError as error:
+            if error.errno != errno.ENODEV or last_try or not self._holds_links:
+                raise
+            return False
+        self._holds_links |= isinstance(op.object, Link)
+        return True
+
+    def send(self) -> dict[int, Answer]:
+        """Send everything and start anew; the answers by index."""
+        try:
+            answers = self._session.netlink.request(list(self._requests.values()))
+        finally:
+            for fd in self._open_fds:
+                os.close(fd)
+        found = dict(zip(self._requests, answers, strict=True))
+        if self._holds_links:
+            self._session.forget_links()
+        self._requests, self._open_fds, self._holds_links = {}, [], False
+        return found
 
 
 def _encode(session: Session, op: Op, open_fds: list[int]) -> Request:

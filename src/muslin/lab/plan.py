@@ -15,7 +15,7 @@ import msgspec
 
 from muslin.backends import BACKENDS
 from muslin.lab.topology import Attachment, Container, Host, Node, Router, Topology, full_name_of, port_name
-from muslin.model.address import DEFAULT_PREFIX, FAMILIES, family_of, prefix_length
+from muslin.model.address import DEFAULT_PREFIX, FAMILIES, Family, family_of, prefix_length
 from muslin.model.kernel import (
     Address,
     AnyObject,
@@ -81,14 +81,15 @@ def _unusual(mtu: int) -> int | None:
     return mtu if mtu != 1500 else None
 
 
-def _host_netns(netns: str) -> Iterator[AnyObject]:
+def _host_netns(netns: str, families: tuple[Family, ...]) -> Iterator[AnyObject]:
     yield Netns(netns=netns)
+    yield from node_plan.no_duplicate_detection(netns, families)
     yield Link(netns=netns, name="lo", options=Loopback(), up=True)
 
 
 def _router_objects(lab: str, topology: Topology, router: Router) -> Iterator[AnyObject]:
     netns = netns_of(lab, router.name)
-    yield from _host_netns(netns)
+    yield from _host_netns(netns, topology.families)
     yield from node_plan.forwarding(netns, topology.families, enabled=True)
     # A router sees packets of containers whose subnets it does not know; filtering them is not its job.
     for scope in ("all", "default"):
@@ -126,7 +127,7 @@ def _underlay_links(lab: str, topology: Topology, host: Host) -> Iterator[AnyObj
 
 def _node_objects(lab: str, topology: Topology, node: Node) -> Iterator[AnyObject]:
     netns = netns_of(lab, node.name)
-    yield from _host_netns(netns)
+    yield from _host_netns(netns, topology.families)
     yield from node_plan.forwarding(netns, topology.families, enabled=topology.backend != "none")
     yield from node_plan.strict_reverse_path(netns)
     yield from _underlay_links(lab, topology, node)

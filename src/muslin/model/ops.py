@@ -96,8 +96,9 @@ class OpResult(msgspec.Struct, frozen=True, kw_only=True):
         """One line: the command, and why it did not work."""
         if self.outcome == "done":
             return self.op.describe()
-        name = f"{os.strerror(self.errno)} " if self.errno else ""
-        return f"{self.op.describe().splitlines()[0]}: {self.outcome}: {name}{self.reason}".rstrip()
+        name = os.strerror(self.errno) if self.errno else ""
+        words = ": ".join(word for word in (self.outcome, name, self.reason) if word)
+        return f"{self.op.describe().splitlines()[0]}: {words}"
 
 
 class Report(msgspec.Struct, frozen=True):

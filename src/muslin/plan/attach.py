@@ -21,6 +21,7 @@ from muslin.model.address import (
 )
 from muslin.model.kernel import Address, AnyObject, Link, Loopback, Netns, Route, Veth
 from muslin.model.network import of_family
+from muslin.plan.node import no_duplicate_detection
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,7 @@ def plan(attachment: Attachment) -> tuple[AnyObject, ...]:
     """The objects of one container, on both sides of its cable."""
     return (
         Netns(netns=attachment.netns),
+        *no_duplicate_detection(attachment.netns, tuple(family_of(address) for address in attachment.addresses)),
         *_cable(attachment),
         Link(netns=attachment.netns, name="lo", options=Loopback(), up=True),
         *(

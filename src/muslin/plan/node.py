@@ -28,6 +28,16 @@ def forwarding(netns: str, families: tuple[Family, ...], enabled: bool) -> Itera
         yield Sysctl(netns=netns, name=FORWARDING_SETTING[family], value=str(int(enabled)))
 
 
+def no_duplicate_detection(netns: str, families: tuple[Family, ...]) -> Iterator[Sysctl]:
+    """IPv6 link-local addresses that serve at once, instead of after a second of asking who else has them (RFC 4862).
+
+    Until then a node cannot ask for its neighbours. On a cable with two ends, nobody else can have them.
+    """
+    if 6 in families:
+        for scope in ("all", "default"):
+            yield Sysctl(netns=netns, name=f"net/ipv6/conf/{scope}/accept_dad", value="0")
+
+
 def strict_reverse_path(netns: str) -> Iterator[Sysctl]:
     """Reverse path filtering as many distributions ship it, so that a step that needs it off must say so."""
     for scope in ("all", "default"):

@@ -23,6 +23,12 @@ _ORIGIN_ICMP = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
 _ADDRESS_AT: dict[Family, tuple[int, int]] = {4: (4, 8), 6: (8, 24)}  # in sockaddr_in, sockaddr_in6
 _QUEUES = ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))
 
+# net/core/neighbour.c: one table for all namespaces of the machine, full at gc_thresh3 (1024 by default) entries.
+_MEANINGS = {
+    errno.ENOBUFS: "No buffer space available (the neighbour table that all namespaces share is full:"
+    " raise net.ipv4.neigh.default.gc_thresh3 of the host, or check fewer pairs)"
+}
+
 TRANSIENT = frozenset({errno.ENOBUFS, errno.EAGAIN, errno.EINTR, errno.EMSGSIZE})
 """Errors that pass: a full queue or neighbour table, or a packet to be made smaller."""
 
@@ -59,7 +65,7 @@ def icmp_error(family: Family, icmp_type: int, code: int, offender: str) -> Erro
 
 def own_error(number: int) -> ErrorSeen:
     """What the source's own kernel said, as errno."""
-    return ErrorSeen(text=os.strerror(number))
+    return ErrorSeen(text=_MEANINGS.get(number) or os.strerror(number))
 
 
 def reset_error(address: str) -> ErrorSeen:

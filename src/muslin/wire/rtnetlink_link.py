@@ -4,6 +4,8 @@ A veth is made with both ends, each in its final namespace, by one message: the 
 a second ifinfomsg with attributes of its own. A namespace is named by a file descriptor of the sending
 process.
 
+The other end cannot be up from the start: the kernel opens it before the two know of each other (ENOTCONN).
+
 The kernel ignores an alias while creating (rtnl_create_link has no place for it), so `link_create` takes
 none: `link_set` follows. Bridge port notifications (RTM_NEWLINK and RTM_DELLINK of family AF_BRIDGE) are no
 records: an AF_BRIDGE RTM_DELLINK says that a port left its bridge, not that a device is gone.
@@ -57,7 +59,6 @@ ARPHRD_LOOPBACK = 772
 
 # linux/if_link.h
 IFLA_ADDRESS = 1
-IFLA_EXT_MASK = 29
 IFLA_GROUP = 27
 IFLA_IFALIAS = 20
 IFLA_IFNAME = 3
@@ -87,9 +88,6 @@ IFLA_VXLAN_UDP_CSUM = 18
 IFLA_VXLAN_UDP_ZERO_CSUM6_RX = 20
 IFLA_VXLAN_UDP_ZERO_CSUM6_TX = 19
 VETH_INFO_PEER = 1  # linux/veth.h
-
-# linux/rtnetlink.h
-RTEXT_FILTER_SKIP_STATS = 0x08
 
 _HEADER = struct.Struct("=BxHiII")  # struct ifinfomsg: family, device type, ifindex, flags, change mask
 _WHAT = "ifinfomsg (family, type, ifindex, flags, change)"
@@ -141,11 +139,11 @@ class LinkRecord(msgspec.Struct, frozen=True, gc=False):
     master_ifindex: int = 0  # bridge it is a port of; 0 = none
     alias: str = ""
     group: int = 0
-    peer_ifindex: int = 0  # IFLA_LINK: other end of a veth, in namespace link_netnsid; carrier of a vxlan; 0 = none
+    peer_ifindex: int = 0  # IFLA_LINK: other end of a veth, in namespace link_netnsid; 0 = none
     link_netnsid: int | None = None  # None = this namespace
     vxlan: VxlanInfo | None = None
     tun_type: str = ""  # "tun" or "tap" where kind is "tun"
-    statistics: LinkStatistics | None = None  # None where the dump left them out
+    statistics: LinkStatistics | None = None  # a message need not carry them
     flags: int = 0  # IFF_*
 
 
@@ -161,7 +159,6 @@ def link_create(
     peer_name: str | None = None,
     peer_mac: str | None = None,
     peer_mtu: int | None = None,
-    peer_up: bool = False,
     peer_netns_fd: int | None = None,
     vxlan: VxlanInfo | None = None,
 ) -> Request:
@@ -175,15 +172,9 @@ def link_create(
         raise ValueError(f"link {name!r} of kind {kind!r}: vxlan options are for kind 'vxlan' only")
     data = b"" if vxlan is None else _encode_vxlan(vxlan)
     if peer_name is not None:
-        peer = _header(up=peer_up or None) + _settings(peer_mtu, peer_mac, None, peer_netns_fd, peer_name)
+        peer = _header() + _settings(peer_mtu, peer_mac, None, peer_netns_fd, peer_name)
         data = encode_nested(VETH_INFO_PEER, peer)
-    if kind != "veth" and (peer_name, peer_mac, peer_mtu, peer_up, peer_netns_fd) != (
-        None,
-        None,
-        None,
-        False,
-        None,
-    ):
+    if kind != "veth" and (peer_name, peer_mac, peer_mtu, peer_netns_fd) != (None, None, None, None):
         raise ValueError(f"link {name!r} of kind {kind!r}: only a veth has a peer")
     information = encode_attribute(IFLA_INFO_KIND, kind.encode())
     if data:
@@ -221,10 +212,9 @@ def link_delete(ifindex: int) -> Request:
     return Request(RTM_DELLINK, 0, _header(ifindex))
 
 
-def link_dump(*, statistics: bool = True) -> Request:
-    """Ask for all devices; without `statistics` the kernel has less to gather and to send."""
-    payload = _header() if statistics else _header() + encode_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-    return Request(RTM_GETLINK, NLM_F_DUMP, payload)
+def link_dump() -> Request:
+    """Ask for all devices, with their counters (the kernel leaves out none but those of VFs)."""
+    return Request(RTM_GETLINK, NLM_F_DUMP, _header())
 
 
 def link_get(name: str) -> Request:

@@ -167,7 +167,10 @@ def route_delete(
     source: str | None = None,
     kind: str = "unspec",
 ) -> Request:
-    """Remove the first route to `destination` that agrees with all that is given."""
+    """Remove the first route to `destination` that agrees with all that is given.
+
+    Where there is none the kernel says ESRCH, of an IPv6 default route ENOENT.
+    """
     scope = RT_SCOPE_NOWHERE if pack_prefix(destination)[0] == AF_INET else RT_SCOPE_UNIVERSE
     payload = _encode(
         destination,
@@ -210,7 +213,8 @@ def route_get(
     """
     family, data = pack_address(destination)
     bits = FULL_LENGTH[family]
-    flags = RTM_F_LOOKUP_TABLE | (RTM_F_FIB_MATCH if fib_match else 0)
+    # IPv6 names the table it looked in without being asked, and a strict socket may not ask (EINVAL).
+    flags = (RTM_F_LOOKUP_TABLE if family == AF_INET else 0) | (RTM_F_FIB_MATCH if fib_match else 0)
     payload = pack(_HEADER, _WHAT, family, bits, 0 if source is None else bits, 0, 0, 0, 0, 0, flags)
     payload += encode_attribute(RTA_DST, data)
     if source is not None:

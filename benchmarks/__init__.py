@@ -1,0 +1,1 @@
+"""Benchmarks: figures to compare with targets, not tests. Run with ``./run bench NAME``."""

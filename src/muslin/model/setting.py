@@ -1,0 +1,87 @@
+"""Kernel settings and packet filter tables."""
+
+from __future__ import annotations
+
+import shlex
+from typing import ClassVar, Literal
+
+from muslin.model.objects import KernelObject, Key, inside, inside_netns, link_key
+
+
+class Sysctl(KernelObject, frozen=True, kw_only=True):
+    """A kernel setting below /proc/sys, as a path (``net/ipv4/ip_forward``; slashes, since links may have dots)."""
+
+    name: str
+    value: str
+
+    @property
+    def rank(self) -> int:
+        """Before the links, since new ones inherit; an interface's own once it is there, and before it is up."""
+        return 22 if self.link else 5
+
+    @property
+    def key(self) -> Key:
+        """Namespace and path."""
+        return ("sysctl", self.netns, self.name)
+
+    @property
+    def link(self) -> str | None:
+        """The interface that the setting is for, None when it is for all."""
+        parts = self.name.split("/")
+        if len(parts) > 4 and parts[2] in ("conf", "neigh") and parts[3] not in ("all", "default"):
+            return parts[3]
+        return None
+
+    @property
+    def requires(self) -> tuple[Key, ...]:
+        """The interface that the setting is for, if any."""
+        if self.link:
+            return (link_key(self.netns, self.link),)
+        return inside_netns(self.netns)
+
+    def describe(self) -> str:
+        """``sysctl -w``; dots, unless an interface name contains one (sysctl(8))."""
+        name = self.name if "." in self.name else self.name.replace("/", ".")
+        return inside(self.netns, f"sysctl -q -w {shlex.quote(f'{name}={self.value}')}")
+
+    def describe_replace(self) -> str:
+        """The same: a setting always exists."""
+        return self.describe()
+
+
+class NftTable(KernelObject, frozen=True, kw_only=True):
+    """A whole nftables table, replaced as one (nft(8)).
+
+    ``text`` is the body in the very form in which ``nft -s list table`` prints it, less indentation: so what is
+    observed and what is desired compare as text.
+    """
+
+    family: Literal["ip", "ip6", "inet", "arp", "bridge", "netdev"]
+    name: str
+    text: str
+
+    stage: ClassVar[int] = 60
+
+    @property
+    def key(self) -> Key:
+        """Namespace, family and table name."""
+        return ("nft", self.netns, self.family, self.name)
+
+    @property
+    def script(self) -> str:
+        """What ``nft -f`` reads to put this table in place of one with the same name."""
+        # `table` first makes the table if it is missing, so that `delete` cannot fail; all is one transaction.
+        head = f"table {self.family} {self.name}\ndelete table {self.family} {self.name}\n"
+        return f"{head}table {self.family} {self.name} {{\n{self.text}\n}}\n"
+
+    def describe(self) -> str:
+        """``nft -f -`` with the table as a here document."""
+        return inside(self.netns, f"nft -f - <<'END'\n{self.script}END")
+
+    def describe_replace(self) -> str:
+        """The same: the script replaces."""
+        return self.describe()
+
+    def describe_delete(self) -> str:
+        """``nft delete table``."""
+        return inside(self.netns, f"nft delete table {self.family} {self.name}")
