@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from muslin.cli.lab_check import draw_report, run_check
-from muslin.cli.output import use_color
+from muslin.cli.output import counted, use_color
 from muslin.errors import EXIT_CHECK_FAILED, EXIT_OK, UsageError
 
 DEMO_LAB = "demo"
@@ -46,7 +46,8 @@ def demo(steps: tuple[int, ...], pause: bool, name: str) -> int:
     finally:
         report = down(directory)
     _title("Cleaned up")
-    click.echo(f"{len(report.removed)} namespaces and {report.ended} processes are gone; nothing is left behind.")
+    gone = f"{counted(len(report.removed), 'namespace')} and {counted(report.ended, 'process')}"
+    click.echo(f"{gone} are gone; nothing is left behind.")
     if all(passed):
         click.echo("\nNow yourself:  muslin lab up --step 4;  muslin lab shell con1.node1;  muslin lab --help")
     return EXIT_OK if all(passed) else EXIT_CHECK_FAILED

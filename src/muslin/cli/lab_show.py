@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 import msgspec
 
-from muslin.cli.output import draw_table, emit, output_option, say
+from muslin.cli.output import counted, draw_table, emit, output_option, say
 from muslin.cli.topology_options import name_option, topology_from, topology_options
 from muslin.errors import EXIT_OK, EXIT_WARNINGS, UsageError
 
@@ -113,7 +113,8 @@ def inspect(place: str | None, name: str, output: str) -> int:
         view = look(kernel, state, only)
     emit(view, output, lambda: "\n".join(_draw_place(one) for one in view.places))
     if view.drift:
-        say(f"{len(view.drift)} things are not as they should be; these would mend it:")
+        are = "is" if len(view.drift) == 1 else "are"
+        say(f"{counted(len(view.drift), 'thing')} {are} not as it should be; this would mend it:")
         for command in view.drift:
             say(f"  {command}")
     return EXIT_WARNINGS if view.drift else EXIT_OK

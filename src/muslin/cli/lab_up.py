@@ -9,7 +9,7 @@ from typing import Any, Literal
 import click
 import msgspec
 
-from muslin.cli.output import emit, output_option, say
+from muslin.cli.output import counted, emit, output_option, say
 from muslin.cli.topology_options import name_option, topology_from, topology_options
 from muslin.errors import EXIT_OK, EXIT_WARNINGS, MuslinError, UsageError
 
@@ -122,11 +122,10 @@ def _summary(name: str, topology: Any, report: Any) -> str:
         return f"lab {name!r} was up already, and as it should be"
     word = "is up" if report.fresh else "is now"
     what = f"step {topology.step}: " if topology.step else ""
-    nodes, containers = len(topology.nodes), len(topology.containers)
-    size = f"{what}{nodes} node{'s' * (nodes != 1)}, {containers} container{'s' * (containers != 1)}"
+    size = f"{what}{counted(len(topology.nodes), 'node')}, {counted(len(topology.containers), 'container')}"
     option = "" if name == "lab" else f" --name {name}"
     return (
-        f"lab {name!r} {word} {size} ({len(report.report.results)} commands)\n"
+        f"lab {name!r} {word} {size} ({counted(len(report.report.results), 'command')})\n"
         f"  next: muslin lab check{option} · muslin lab shell{option} {topology.nodes[0].name}"
         f" · muslin lab down{option}"
     )
@@ -193,8 +192,8 @@ def _down_one(name: str) -> dict[str, Any]:
     if not report.existed:
         say(f"there is no lab {name!r}: nothing to do")
     else:
-        processes = f" and ended {report.ended} processes" if report.ended else ""
-        say(f"lab {name!r} is gone: removed {len(report.removed)} namespaces{processes}")
+        ended = f" and ended {counted(report.ended, 'process')}" if report.ended else ""
+        say(f"lab {name!r} is gone: removed {counted(len(report.removed), 'namespace')}{ended}")
     return {"name": name, "existed": report.existed, "removed": report.removed, "ended": report.ended}
 
 

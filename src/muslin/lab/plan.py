@@ -92,8 +92,7 @@ def _router_objects(lab: str, topology: Topology, router: Router) -> Iterator[An
     yield from _host_netns(netns, topology.families)
     yield from node_plan.forwarding(netns, topology.families, enabled=True)
     # A router sees packets of containers whose subnets it does not know; filtering them is not its job.
-    for scope in ("all", "default"):
-        yield Sysctl(netns=netns, name=f"net/ipv4/conf/{scope}/rp_filter", value="0")
+    yield from node_plan.no_reverse_path_filter(netns)
     # Each packet that it cannot pass on is answered: a learner should see why, not just the first time in a second.
     yield Sysctl(netns=netns, name="net/ipv4/icmp_ratelimit", value="0")
     yield from _underlay_links(lab, topology, router)
@@ -129,7 +128,7 @@ def _node_objects(lab: str, topology: Topology, node: Node) -> Iterator[AnyObjec
     netns = netns_of(lab, node.name)
     yield from _host_netns(netns, topology.families)
     yield from node_plan.forwarding(netns, topology.families, enabled=topology.backend != "none")
-    yield from node_plan.strict_reverse_path(netns)
+    yield from node_plan.no_reverse_path_filter(netns)
     yield from _underlay_links(lab, topology, node)
     yield from _default_routes(netns, topology, node)
     if node.attach == "bridge":

@@ -104,8 +104,12 @@ class Route(KernelObject, frozen=True, kw_only=True):
         return inside_netns(self.netns)
 
     def satisfied_by(self, observed: Self) -> bool:
-        """As for every object, but a metric left open is the family's default, which the key has compared."""
-        return KernelObject.satisfied_by(msgspec.structs.replace(self, metric=None), observed)
+        """As for every object, but a metric left open is the family's default, which the key has compared.
+
+        A route with a link of its own and no gateway asks for just that; a next hop object brings its gateway along.
+        """
+        same_way = self.via == observed.via or self.link is None or self.nexthop_id is not None
+        return same_way and KernelObject.satisfied_by(msgspec.structs.replace(self, metric=None), observed)
 
     @property
     def shown_destination(self) -> str:
@@ -115,10 +119,11 @@ class Route(KernelObject, frozen=True, kw_only=True):
     def _words(self) -> str:
         family = "-6 " if self.shown_destination == "default" and family_of(self.destination) == 6 else ""
         kind = f"{self.kind} " if self.kind != "unicast" else ""
+        own_way = not self.nexthop_id  # what is observed has the way of its next hop filled in, which ip refuses
         parts = [
-            (f"via {self.via}", self.via),
+            (f"via {self.via}", self.via and own_way),
             (f"nhid {self.nexthop_id}", self.nexthop_id),
-            (f"dev {self.link}", self.link),
+            (f"dev {self.link}", self.link and own_way),
             ("onlink", self.onlink),
             (f"src {self.source}", self.source),
             (f"metric {self.metric}", self.metric),
@@ -170,6 +175,10 @@ class Rule(KernelObject, frozen=True, kw_only=True):
             self.iif or "",
             self.fwmark or 0,
         )
+
+    def satisfied_by(self, observed: Self) -> bool:
+        """Always: the key compares what the kernel compares; who wrote the rule changes nothing that it does."""
+        return self.key == observed.key
 
     def _words(self) -> str:
         parts = [

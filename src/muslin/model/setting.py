@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from muslin.model.objects import KernelObject, Key, inside, inside_netns, link_key
 
@@ -38,6 +38,10 @@ class Sysctl(KernelObject, frozen=True, kw_only=True):
         if self.link:
             return (link_key(self.netns, self.link),)
         return inside_netns(self.netns)
+
+    def satisfied_by(self, observed: Self) -> bool:
+        """As for every object; the kernel puts tabs between several numbers."""
+        return self.value.split() == observed.value.split()
 
     def describe(self) -> str:
         """``sysctl -w``; dots, unless an interface name contains one (sysctl(8))."""

@@ -38,7 +38,7 @@ def no_duplicate_detection(netns: str, families: tuple[Family, ...]) -> Iterator
             yield Sysctl(netns=netns, name=f"net/ipv6/conf/{scope}/accept_dad", value="0")
 
 
-def strict_reverse_path(netns: str) -> Iterator[Sysctl]:
-    """Reverse path filtering as many distributions ship it, so that a step that needs it off must say so."""
+def no_reverse_path_filter(netns: str) -> Iterator[Sysctl]:
+    """Packets are taken from whatever link they come by (the kernel's own default, Documentation ip-sysctl.rst)."""
     for scope in ("all", "default"):
-        yield Sysctl(netns=netns, name=f"net/ipv4/conf/{scope}/rp_filter", value="1")
+        yield Sysctl(netns=netns, name=f"net/ipv4/conf/{scope}/rp_filter", value="0")
