@@ -155,7 +155,7 @@ class Muslin:
 
 def check_finished(done: Finished, code: int | None) -> None:
     """Fail with everything that was said, unless the command ended as it should."""
-    told = f"{' '.join(done.args)}\n-- exit code {done.returncode}, expected {code}\n{done.stdout}\n--\n{done.stderr}"
+    told = f"{' '.join(done.args)}\n-- exit code {done.returncode}, expected {code}\n{done.stderr}\n--\n{done.stdout[-2000:]}"
     assert "Traceback" not in done.stderr, told
     assert "Exception ignored" not in done.stderr, told
     if code is not None:

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from muslin.kernel.base import Kernel, Scope, Witness
-from muslin.model.kernel import Key, Sysctl
-from muslin.model.ops import Op, OpResult, Replace, Report
+from muslin.model.kernel import Key, Sysctl, Veth, link_key
+from muslin.model.ops import Create, Op, OpResult, Replace, Report
 from muslin.model.state import DesiredState, Owned, Snapshot
 from muslin.plan.diff import diff
 
@@ -62,15 +62,26 @@ def converge(
 ) -> Report:
     """Make the kernel agree with ``desired``; one result for each operation that was needed."""
     journal = journal or MemoryJournal()
-    _, ops = plan_ops(kernel, desired, journal.owned)
-    journal.record(_ownership(journal.owned, desired, ops))
+    observed, ops = plan_ops(kernel, desired, journal.owned)
+    journal.record(_ownership(journal.owned, desired, observed, ops))
     return _finish(journal, desired, kernel.apply(ops, witness, one_by_one=one_by_one))
 
 
-def _ownership(owned: Owned, desired: DesiredState, ops: Iterable[Op]) -> Owned:
-    """All that was ours and all that is about to be, with the old value of each setting first touched now."""
-    created = {op.key for op in ops}
-    keys = owned.keys | {obj.key for obj in desired if obj.key in created}
+def _made_keys(op: Op) -> set[Key]:
+    """What comes to be with this operation; a veth comes with both ends."""
+    if not isinstance(op, Create | Replace):
+        return set()
+    options = getattr(op.object, "options", None)
+    return {op.key} | ({link_key(options.peer_netns, options.peer)} if isinstance(options, Veth) else set())
+
+
+def _ownership(owned: Owned, desired: DesiredState, observed: Snapshot, ops: Iterable[Op]) -> Owned:
+    """All that was ours and all that is about to be, with the old value of each setting first touched now.
+
+    What stands already is not ours, even if it serves us and we change it: it may be somebody else's.
+    """
+    made = {key for op in ops for key in _made_keys(op) if isinstance(op, Replace) or key not in observed.objects}
+    keys = owned.keys | {obj.key for obj in desired if obj.key in made}
     sysctls = dict(owned.sysctls)
     for op in ops:
         if isinstance(op, Replace) and isinstance(op.before, Sysctl):
@@ -81,10 +92,13 @@ def _ownership(owned: Owned, desired: DesiredState, ops: Iterable[Op]) -> Owned:
 def _finish(journal: Journal, desired: DesiredState, results: list[OpResult]) -> Report:
     """What was ours and is wanted no more is forgotten, unless its removal failed."""
     wanted = desired.by_key
-    stuck = {result.op.key for result in results if result.outcome != "done"}
+    failed = [result.op for result in results if result.outcome != "done"]
+    stuck = {op.key for op in failed if not isinstance(op, Create)}
+    # Whatever has the name of a thing that we failed to make was made by somebody else.
+    refused = {key for op in failed if isinstance(op, Create) for key in _made_keys(op)}
 
     def kept(key: Key) -> bool:
-        return key in wanted or key in stuck
+        return (key in wanted and key not in refused) or key in stuck
 
     owned = journal.owned
     # In a namespace that was made just now, only the writing itself could see what a setting was before.

@@ -86,9 +86,10 @@ def _without(observed: Snapshot, removed: Iterable[Key]) -> Snapshot:
     if not gone:
         return observed
     gone |= {peer for key in gone if (peer := _peer_key(observed.objects[key]))}
-    return Snapshot(
-        {key: obj for key, obj in observed.objects.items() if key not in gone and not gone.intersection(obj.requires)}
-    )
+    # What stands on a link may carry more itself: look again until nothing more falls.
+    while fallen := {key for key, obj in observed.objects.items() if key not in gone and gone.intersection(obj.requires)}:
+        gone |= fallen
+    return Snapshot({key: obj for key, obj in observed.objects.items() if key not in gone})
 
 
 def _additions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned) -> Iterator[Op]:
