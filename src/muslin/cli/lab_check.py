@@ -12,7 +12,8 @@ from muslin.cli.output import emit, output_option, terminal_width, use_color
 from muslin.cli.topology_options import name_option
 from muslin.errors import EXIT_CHECK_FAILED, EXIT_OK, UsageError
 
-SMALL = 64  # pairs that are still readable as a table
+TABLE_ROWS = 12  # what fits beside the heat-map on a small terminal
+QUICK = 64  # pairs that are done before a progress line would be read
 
 
 @click.command()
@@ -22,7 +23,7 @@ SMALL = 64  # pairs that are still readable as a table
 @click.option("--test", "patterns", multiple=True, metavar="[!]REGEX", help="Only pairs whose title matches (or not).")
 @click.option("--protocol", "protocols", multiple=True, type=click.Choice(["icmp", "tcp", "udp"]), help="Only these.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0.05, 60), default=1.0, show_default=True, metavar="S")
-@click.option("--wide", is_flag=True, help="Show what each end saw.")
+@click.option("--wide", is_flag=True, help="A row for each pair, with what each end saw.")
 @click.option("--heatmap/--no-heatmap", default=None, help="Draw the matrix (default: where it fits).")
 @click.option("--junit-file", type=click.Path(dir_okay=False, writable=True), help="Write a JUnit report too.")
 @output_option
@@ -81,7 +82,7 @@ def run_check(
     begun = time.monotonic()
     chosen: Any = {"protocols": protocols} if protocols else {}
     results = run_checks(pairs, timeout_s=timeout_s, progress=_progress(len(pairs)), **chosen)
-    if len(pairs) > SMALL and sys.stderr.isatty():
+    if len(pairs) > QUICK and sys.stderr.isatty():
         click.echo("\r\x1b[K", err=True, nl=False)
     return make_report(results, time.monotonic() - begun)
 
@@ -102,7 +103,7 @@ def _matching(pairs: Any, patterns: tuple[str, ...]) -> Any:
 
 
 def _progress(total: int) -> Any:
-    if total <= SMALL or not sys.stderr.isatty():
+    if total <= QUICK or not sys.stderr.isatty():
         return None
     return lambda done, of: click.echo(f"\rchecking: {done} of {of} pairs", err=True, nl=False)
 
@@ -113,8 +114,7 @@ def draw_report(report: Any, wide: bool = False, heatmap: bool | None = None) ->
 
     color, width = use_color(), terminal_width()
     parts = []
-    small = len(report.cells) <= SMALL
-    if wide or (small and not heatmap):
+    if wide or (len(report.cells) <= TABLE_ROWS and not heatmap):
         parts.append(render_table(report, wide, color=color, width=max(width, 100)))
     if heatmap or (heatmap is None and not wide):
         parts.append(render_heatmap(report, color=color, ascii_only=not color, width=width))
