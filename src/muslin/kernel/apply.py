@@ -15,7 +15,7 @@ from itertools import groupby
 
 from muslin.errors import MuslinError
 from muslin.kernel import netns as netns_door
-from muslin.kernel import nft, tun
+from muslin.kernel import nft, nft_sets, tun
 from muslin.kernel.base import Witness
 from muslin.kernel.netlink import Answer
 from muslin.kernel.sessions import Session, Sessions
@@ -28,6 +28,7 @@ from muslin.model.kernel import (
     Neighbour,
     Netns,
     Nexthop,
+    NftElement,
     NftTable,
     Route,
     Rule,
@@ -52,7 +53,7 @@ def apply(
         for index, op in stage:
             if reason := _missing_reason(op, missing):
                 results[index] = OpResult(op=op, outcome="skipped", reason=reason)
-                missing[op.key] = reason
+                missing |= dict.fromkeys(_keys_of(op), reason)
             else:
                 by_netns.setdefault(op.object.netns, []).append((index, op))
         for netns, whole in by_netns.items():
@@ -91,6 +92,10 @@ def _needs_call(op: Op) -> bool:
     return isinstance(op.object, Sysctl | NftTable)
 
 
+def _keys_of(op: Op) -> tuple[Key, ...]:
+    return op.made_keys if isinstance(op, Create) else (op.key,)
+
+
 def _missing_reason(op: Op, missing: dict[Key, str]) -> str:
     if isinstance(op, Delete):
         return ""
@@ -109,7 +114,7 @@ def _result(op: Op, answer: Answer, missing: dict[Key, str]) -> OpResult:
     ):
         return OpResult(op=op, outcome="done", reason="was gone already")
     if isinstance(op, Create):
-        missing[op.key] = answer.text or os.strerror(answer.errno)
+        missing |= dict.fromkeys(_keys_of(op), answer.text or os.strerror(answer.errno))
     return OpResult(op=op, outcome="failed", errno=answer.errno, reason=answer.text)
 
 
@@ -123,6 +128,8 @@ def _apply_batch(sessions: Sessions, netns: str, batch: list[tuple[int, Op]]) ->
         session = sessions.get(netns)
     except OSError as error:
         return [Answer(error.errno or errno.ENOENT, "no such network namespace")] * len(ops)
+    if isinstance(first.object, NftElement):
+        return nft_sets.apply_elements(netns, ops)
     if _needs_call(first):
         return [_answer(lambda op=op: _apply_by_call(session, op)) for op in ops]  # type: ignore[misc]
     return _apply_by_netlink(session, ops)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from muslin.model.kernel import FdbEntry, Key, Neighbour, Nexthop, NftTable, Rule, Sysctl
+from muslin.model.kernel import FdbEntry, Key, Neighbour, Nexthop, NftElement, NftTable, Rule, Sysctl
 from muslin.model.ops import Op, OpResult
 from muslin.model.state import DesiredState, Owned, Snapshot
 
@@ -28,6 +28,8 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     """(namespace, path) of each setting."""
     nft: frozenset[str] = frozenset()
     """Namespaces whose packet filter tables are read (some 10 ms each)."""
+    nft_sets: frozenset[tuple[str, str, str, str]] = frozenset()
+    """(namespace, family, table, set) of each set whose elements are read."""
     neighbours: bool = False
     fdb: bool = False
     nexthops: bool = False
@@ -39,13 +41,15 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
         owned = owned or Owned()
         kinds = {type(obj) for obj in desired}
         tags = {str(key[0]) for key in owned.keys}
-        places = dict.fromkeys([*desired.netns_names, *(str(key[1]) for key in owned.keys)])
+        places = dict.fromkeys([*desired.netns_names, *(str(key[1]) for key in (*owned.keys, *owned.sysctls))])
         settings = {(obj.netns, obj.name) for obj in desired if isinstance(obj, Sysctl)}
         settings |= {(str(key[1]), str(key[2])) for key in owned.sysctls}
         tables = {obj.netns for obj in desired if isinstance(obj, NftTable)}
         tables |= {str(key[1]) for key in owned.keys if key[0] == "nft"}
+        sets = {(obj.netns, obj.family, obj.table, obj.set) for obj in desired if isinstance(obj, NftElement)}
         return cls(
             netns=tuple(places),
+            nft_sets=frozenset(sets),
             sysctls=frozenset(settings),
             nft=frozenset(tables),
             neighbours=Neighbour in kinds or "neighbour" in tags,

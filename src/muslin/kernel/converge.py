@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from muslin.kernel.base import Kernel, Scope, Witness
-from muslin.model.kernel import Key, Sysctl, Veth, link_key
+from muslin.model.kernel import Key, Sysctl
 from muslin.model.ops import Create, Op, OpResult, Replace, Report
 from muslin.model.state import DesiredState, Owned, Snapshot
 from muslin.plan.diff import diff
@@ -67,20 +67,13 @@ def converge(
     return _finish(journal, desired, kernel.apply(ops, witness, one_by_one=one_by_one))
 
 
-def _made_keys(op: Op) -> set[Key]:
-    """What comes to be with this operation; a veth comes with both ends."""
-    if not isinstance(op, Create | Replace):
-        return set()
-    options = getattr(op.object, "options", None)
-    return {op.key} | ({link_key(options.peer_netns, options.peer)} if isinstance(options, Veth) else set())
-
-
 def _ownership(owned: Owned, desired: DesiredState, observed: Snapshot, ops: Iterable[Op]) -> Owned:
     """All that was ours and all that is about to be, with the old value of each setting first touched now.
 
     What stands already is not ours, even if it serves us and we change it: it may be somebody else's.
     """
-    made = {key for op in ops for key in _made_keys(op) if isinstance(op, Replace) or key not in observed.objects}
+    made = {key for op in ops if isinstance(op, Create) for key in op.made_keys if key not in observed.objects}
+    made |= {op.key for op in ops if isinstance(op, Replace)}
     keys = owned.keys | {obj.key for obj in desired if obj.key in made}
     sysctls = dict(owned.sysctls)
     for op in ops:
@@ -95,7 +88,7 @@ def _finish(journal: Journal, desired: DesiredState, results: list[OpResult]) ->
     failed = [result.op for result in results if result.outcome != "done"]
     stuck = {op.key for op in failed if not isinstance(op, Create)}
     # Whatever has the name of a thing that we failed to make was made by somebody else.
-    refused = {key for op in failed if isinstance(op, Create) for key in _made_keys(op)}
+    refused = {key for op in failed if isinstance(op, Create) for key in op.made_keys}
 
     def kept(key: Key) -> bool:
         return (key in wanted and key not in refused) or key in stuck

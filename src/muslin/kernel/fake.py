@@ -86,7 +86,7 @@ class FakeKernel:
         for op in ops:
             needed = (*op.object.requires, *((op.key,) if isinstance(op, SetLink) else ()))
             if not isinstance(op, Delete) and missing.intersection(needed):
-                missing.add(op.key)
+                missing.update(op.made_keys if isinstance(op, Create) else (op.key,))
                 results.append(OpResult(op=op, outcome="skipped", reason="what it needs failed"))
                 continue
             if witness:
@@ -94,7 +94,7 @@ class FakeKernel:
             previous = self._sysctls.get(op.key, "0") if isinstance(op.object, Sysctl) else None
             number = self.refuse(op) or self._apply_one(op)
             if number and isinstance(op, Create):
-                missing.add(op.key)
+                missing.update(op.made_keys)
             if number:
                 reason = os.strerror(number)
                 results.append(OpResult(op=op, outcome="failed", errno=number, reason=reason))

@@ -67,9 +67,9 @@ def open_socket(netns: str, protocol: int = socket.NETLINK_ROUTE) -> socket.sock
 class NetlinkSocket:
     """A conversation with the kernel about one namespace."""
 
-    def __init__(self, netns: str) -> None:
+    def __init__(self, netns: str, protocol: int = socket.NETLINK_ROUTE) -> None:
         self.netns = netns
-        self._socket = open_socket(netns)
+        self._socket = open_socket(netns, protocol)
         self._sequence = 0
 
     def close(self) -> None:
@@ -104,6 +104,33 @@ class NetlinkSocket:
                     number, text = wire.parse_error(message)
                     answers[message.sequence] = Answer(number, text or "")
         return [answers[first + index] for index in range(len(batch))]
+
+    def batch(self, begin: Request, requests: Sequence[Request], end: Request) -> dict[int, Answer]:
+        """Send an nfnetlink batch, which is taken whole or not at all; the refused ones by place, none when taken."""
+        first = self._sequence + 1
+        self._sequence += len(requests) + 2
+        messages = [begin, *requests, end]
+        # Refusals are reported in any case. The one answer that is asked for, of the last change, comes after them.
+        flags = [0] * len(requests) + [wire.NLM_F_ACK, 0]
+        self._socket.send(
+            b"".join(
+                wire.encode_message(
+                    request.kind, request.flags | flag | wire.NLM_F_REQUEST, first + place, request.payload
+                )
+                for place, (request, flag) in enumerate(zip(messages, flags, strict=True))
+            )
+        )
+        failures: dict[int, Answer] = {}
+        last = first + len(requests)
+        while True:
+            for message in wire.iter_messages(self._socket.recv(RECEIVE_BYTES)):
+                if message.kind != wire.NLMSG_ERROR or message.sequence < first:
+                    continue
+                number, text = wire.parse_error(message)
+                if number:
+                    failures[message.sequence - first - 1] = Answer(number, text or "")
+                if message.sequence >= last:
+                    return failures
 
     def ask(self, request: Request) -> list[wire.Message]:
         """The messages that answer one question about one object; OSError when the kernel refuses."""

@@ -1,8 +1,9 @@
 """The door to nftables: whole tables in, canonical text out, by the ``nft`` program.
 
-Theory of operation: a table is replaced as one transaction from text, and read back with ``nft -s list table``
-(stateless: no counters). Desired text is written in exactly the form that nft prints, so both compare as text with
-the indentation taken away. nft starts inside the namespace because the thread that starts it has entered it.
+Theory of operation: a table is replaced as one transaction from text, and read back with ``nft -s -t list ruleset``
+(stateless and terse: neither counters nor the elements of sets, which ``kernel.nft_sets`` reads and writes). Desired
+text is written in exactly the form that nft prints, so both compare as text with the indentation taken away. nft
+starts inside the namespace because the thread that starts it has entered it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def normalise(text: str) -> str:
 
 def read_tables(netns: str) -> list[NftTable]:
     """All tables of a namespace; OSError when nft cannot read them."""
-    result = _nft(netns, ["-s", "list", "ruleset"])
+    result = _nft(netns, ["-s", "-t", "list", "ruleset"])
     if result.returncode != 0:
         raise OSError(0, f"nft could not list the tables: {result.stderr.strip()}", netns)
     return parse_ruleset(netns, result.stdout)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 
 from muslin.kernel import netns as netns_door
-from muslin.kernel import nft
+from muslin.kernel import nft, nft_sets
 from muslin.kernel.base import Scope
 from muslin.kernel.sessions import Session, Sessions
 from muslin.model.kernel import (
@@ -70,6 +70,9 @@ def observe(sessions: Sessions, scope: Scope) -> Snapshot:
     objects += _observe_sysctls(sessions, scope, set(links))
     for netns in scope.nft & set(links):
         objects += nft.read_tables(netns)
+    for netns, family, table, name in scope.nft_sets:
+        if netns in links:
+            objects += nft_sets.read_elements(netns, family, table, name)
     return Snapshot.of(objects)
 
 

@@ -75,8 +75,8 @@ def become(state: LabState, place: str, command: Sequence[str], environment: dic
         error = MuslinError(f"the program {command[0]!r} is not on this machine, where the lab lives")
         error.exit_code = EXIT_NOT_FOUND
         raise error from None
-    except PermissionError:
-        error = MuslinError(f"{command[0]!r} may not be executed")
+    except OSError as failure:
+        error = MuslinError(f"{command[0]!r} cannot be executed: {failure.strerror}")
         error.exit_code = EXIT_NOT_EXECUTABLE
         raise error from None
 

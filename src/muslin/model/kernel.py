@@ -54,11 +54,12 @@ from muslin.model.routing import (
     Rule,
 )
 from muslin.model.setting import (
+    NftElement,
     NftTable,
     Sysctl,
 )
 
-AnyObject = Netns | Link | Address | Nexthop | Route | Rule | Neighbour | FdbEntry | Sysctl | NftTable
+AnyObject = Netns | Link | Address | Nexthop | Route | Rule | Neighbour | FdbEntry | Sysctl | NftTable | NftElement
 """The closed set of kinds, as msgspec needs it for decoding."""
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "Neighbour",
     "Netns",
     "Nexthop",
+    "NftElement",
     "NftTable",
     "OtherKind",
     "Route",

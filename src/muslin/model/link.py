@@ -123,6 +123,11 @@ class Link(KernelObject, frozen=True, kw_only=True):
     stage: ClassVar[int] = 10
 
     @property
+    def rank(self) -> int:
+        """A device that stands on another link comes after that."""
+        return self.stage + (isinstance(self.options, Vxlan) and self.options.underlay is not None)
+
+    @property
     def key(self) -> Key:
         """Namespace and interface name."""
         return link_key(self.netns, self.name)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from muslin.model.kernel import AnyObject, Key, Link, LinkAttribute
+from muslin.model.kernel import AnyObject, Key, Link, LinkAttribute, Veth, link_key
 
 
 class Create(msgspec.Struct, frozen=True, tag=True):
@@ -24,6 +24,12 @@ class Create(msgspec.Struct, frozen=True, tag=True):
     def key(self) -> Key:
         """The key of the object."""
         return self.object.key
+
+    @property
+    def made_keys(self) -> tuple[Key, ...]:
+        """The keys of all that comes to be: a veth comes with both ends."""
+        options = self.object.options if isinstance(self.object, Link) else None
+        return (self.key, link_key(options.peer_netns, options.peer)) if isinstance(options, Veth) else (self.key,)
 
     def describe(self) -> str:
         """The command that a person would type."""

@@ -1,4 +1,4 @@
-"""Kernel settings and packet filter tables."""
+"""Kernel settings, packet filter tables, and the elements of their sets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import shlex
 from typing import ClassVar, Literal, Self
 
 from muslin.model.objects import KernelObject, Key, inside, inside_netns, link_key
+
+NftFamily = Literal["ip", "ip6", "inet", "arp", "bridge", "netdev"]
 
 
 class Sysctl(KernelObject, frozen=True, kw_only=True):
@@ -57,10 +59,10 @@ class NftTable(KernelObject, frozen=True, kw_only=True):
     """A whole nftables table, replaced as one (nft(8)).
 
     ``text`` is the body in the very form in which ``nft -s list table`` prints it, less indentation: so what is
-    observed and what is desired compare as text.
+    observed and what is desired compare as text. Sets stand in it without their elements (see ``NftElement``).
     """
 
-    family: Literal["ip", "ip6", "inet", "arp", "bridge", "netdev"]
+    family: NftFamily
     name: str
     text: str
 
@@ -89,3 +91,36 @@ class NftTable(KernelObject, frozen=True, kw_only=True):
     def describe_delete(self) -> str:
         """``nft delete table``."""
         return inside(self.netns, f"nft delete table {self.family} {self.name}")
+
+
+class NftElement(KernelObject, frozen=True, kw_only=True):
+    """An address in a set of an nftables table: apart from the table, since large sets change one by one (nft(8))."""
+
+    family: NftFamily
+    table: str
+    set: str
+    address: str
+
+    stage: ClassVar[int] = 61
+
+    @property
+    def key(self) -> Key:
+        """Namespace, table, set and address."""
+        return ("nft-element", self.netns, self.family, self.table, self.set, self.address)
+
+    @property
+    def requires(self) -> tuple[Key, ...]:
+        """Its table."""
+        return (("nft", self.netns, self.family, self.table),)
+
+    def describe(self) -> str:
+        """``nft add element``."""
+        return self._command("add")
+
+    def describe_delete(self) -> str:
+        """``nft delete element``."""
+        return self._command("delete")
+
+    def _command(self, verb: str) -> str:
+        words = f"nft {verb} element {self.family} {self.table} {self.set} {{ {self.address} }}"
+        return inside(self.netns, words.replace("{", "'{").replace("}", "}'"))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from muslin.model.kernel import PROTOCOL_MUSLIN, AnyObject, Key, Netns
+from muslin.model.kernel import PROTOCOL_MUSLIN, Address, AnyObject, FdbEntry, Key, Neighbour, Netns, NftElement
 
 
 class DesiredState(msgspec.Struct, frozen=True):
@@ -64,10 +64,15 @@ class Owned(msgspec.Struct, frozen=True):
     keys: frozenset[Key] = frozenset()
     sysctls: dict[Key, str] = {}
     marked: bool = False
-    """Whether the marks count too: our route protocol number. For hosts that we share with others."""
+    """Whether marks count too, on hosts that we share with others: our route protocol number, and what lies on a
+    link or in a table that is ours. So nothing needs to be recorded for each of 10,000 peers."""
 
     def covers(self, obj: AnyObject) -> bool:
         """Whether ``obj`` is ours."""
         if obj.key in self.keys:
             return True
-        return self.marked and getattr(obj, "protocol", None) == PROTOCOL_MUSLIN
+        if not self.marked:
+            return False
+        if isinstance(obj, Address | Neighbour | FdbEntry | NftElement):
+            return any(key in self.keys for key in obj.requires)
+        return getattr(obj, "protocol", None) == PROTOCOL_MUSLIN

@@ -23,6 +23,7 @@ from muslin.model.kernel import (
     Link,
     Loopback,
     Netns,
+    NftTable,
     OtherKind,
     Sysctl,
     Tun,
@@ -45,7 +46,7 @@ def diff(desired: DesiredState, observed: Snapshot, owned: Owned | None = None) 
     doomed = _links_in_the_way(wanted, observed, owned)
     living = _without(observed, doomed)
     removals = [Delete(observed.objects[key]) for key in doomed if _stands_first(key, doomed, observed)]
-    additions = sorted(_additions(wanted, living, owned), key=_stage)  # sorted() is stable
+    additions = sorted(_additions(wanted, _without_replaced_tables(wanted, living), owned), key=_stage)  # stable
     return (*removals, *additions, *_deletions(wanted, living, owned))
 
 
@@ -87,9 +88,20 @@ def _without(observed: Snapshot, removed: Iterable[Key]) -> Snapshot:
         return observed
     gone |= {peer for key in gone if (peer := _peer_key(observed.objects[key]))}
     # What stands on a link may carry more itself: look again until nothing more falls.
-    while fallen := {key for key, obj in observed.objects.items() if key not in gone and gone.intersection(obj.requires)}:
+    while fallen := {
+        key for key, obj in observed.objects.items() if key not in gone and gone.intersection(obj.requires)
+    }:
         gone |= fallen
     return Snapshot({key: obj for key, obj in observed.objects.items() if key not in gone})
+
+
+def _without_replaced_tables(wanted: dict[Key, AnyObject], observed: Snapshot) -> Snapshot:
+    """The snapshot less the elements of tables that will be put in place anew, which come without them."""
+    tables = {key: obj for key, obj in observed.objects.items() if isinstance(obj, NftTable) and key in wanted}
+    replaced = {key for key, obj in tables.items() if not wanted[key].satisfied_by(obj)}  # type: ignore[arg-type]
+    if not replaced:
+        return observed
+    return Snapshot({key: obj for key, obj in observed.objects.items() if not replaced.intersection(obj.requires)})
 
 
 def _additions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned) -> Iterator[Op]:

@@ -22,7 +22,7 @@ Requirement = Literal["R1", "R2", "R3", "underlay"]
 REQUIREMENTS: tuple[Requirement, ...] = ("R1", "R2", "R3", "underlay")
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One party of the checks: a node, or a container on a node.
 
     ``name`` is what people call it (``con1.node1``, ``node1``), ``netns`` what ``kernel.netns.call_in`` calls
@@ -45,7 +45,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 HopCount = Callable[[Endpoint, Endpoint, str], int | None]
 
 
-class Pair(msgspec.Struct, frozen=True, kw_only=True):
+class Pair(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One cell of the matrix: ``source`` talks to ``destination`` at ``address``.
 
     ``expected_hops`` is the number of routers between: the destination must see a TTL of 64 less that number;

@@ -3,18 +3,25 @@
 Theory of operation:
 
 1. One ``Station`` per namespace is opened (responders, observers) and watched by the loop.
-2. The pairs, grouped by source, enter a window of pairs under way, as batches; a batch's client sockets are
-   opened in one visit to the source's namespace. Nothing waits for a slow pair but the room that it takes in
-   the window.
+2. The pairs enter in batches, blocks of (source node, destination node) along a Z-order curve (see below). A
+   bound holds for the pairs that are fresh, so that tunnels written in Python are not overrun, and a larger one
+   for all that are under way: a pair that has waited for PATIENCE_S most likely waits for a lost packet, which
+   costs nobody anything.
 3. In each pair the ICMP, TCP and UDP exchanges run at once; a full-size probe follows a UDP answer where the
    packets leave the node.
-4. Finally each node's fragment counter is compared with that of the beginning. Where it grew, the pairs of
-   that node are probed again one by one, so that the fragments are attributed to the pairs that cause them;
+4. A run that is large enough to have caused losses itself asks again before it calls a pair lost: first a few
+   dozen of the pairs without an answer, evenly spread; the rest only if one of those recovers, and no longer than
+   AGAIN_S. A network that is really broken is therefore judged quickly.
+5. Finally each node's fragment counter is compared with that of the beginning. Where it grew, one pair of each
+   kind between two nodes is probed again alone, so that the fragments are attributed to the pairs that cause them;
    growth that does not come back is somebody else's traffic.
+
+The order keeps few neighbours in use at a time, because the kernel's table of them is small and shared by all
+namespaces; a large run gives them back as it goes (see ``neighbours``).
 
 Limits: descriptors (three a namespace and family, three a pair under way; the soft limit is raised to the
 hard one for the time of the run, the window shrinks to what remains). Kernel state that a run leaves behind:
-learned neighbours and path MTUs, as any traffic does.
+path MTUs and, of a small run, learned neighbours, as any traffic does.
 """
 
 from __future__ import annotations
@@ -23,7 +30,7 @@ import os
 import resource
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -39,13 +46,18 @@ from muslin.verify.probe_icmp import EchoAttempt, EchoObserver
 from muslin.verify.probe_tcp import TcpAttempt, TcpResponder
 from muslin.verify.probe_udp import FullSizeAttempt, UdpAttempt, UdpResponder
 from muslin.verify.probing import Attempt, Cell, Probing
-from muslin.verify.station import Station
+from muslin.verify.station import Station, open_clients, tour
 from muslin.verify.verdict import FULL_SIZE, PROTOCOLS, CellResult, Protocol
 
-WINDOW_PAIRS = 1024  # mostly pairs that wait for a lost packet: healthy ones are done before the next batch
+WINDOW_PAIRS = 1024  # under way
+FRESH_PAIRS = 96  # of them, under way for less than PATIENCE_S
+PATIENCE_S = 0.1
 BATCH_PAIRS = 32
+AGAIN_PAIRS = 64  # asked again first; the rest follow if that helps any of them
+AGAIN_S = 30.0
+FORGET_PAIRS = 1000  # after so many pairs their neighbours are given back
 _DESCRIPTORS_PER_PAIR = 3  # two clients, one accepted connection
-_DESCRIPTORS_PER_STATION = 4  # snmp, snmp6, tcp, tcp6: opened only where they are needed
+_DESCRIPTORS_PER_STATION = 5  # snmp, snmp6, tcp, tcp6, netlink: opened only where they are needed
 _DESCRIPTORS_SPARE = 32
 _FRAGMENTS_AT_LEAST = 2  # what a packet becomes that does not fit into one
 
@@ -73,13 +85,19 @@ def run_checks(
         stack.enter_context(_more_descriptors())
         run = _Run(stack, pairs, timeout_s)
         before = run.count_fragments()
-        results = run.probe(pairs, protocols, run.window, progress)
+        results = run.probe(pairs, protocols, progress)
+        if len(pairs) > FRESH_PAIRS:
+            run.ask_again(results, protocols)
         grown = {node for node, count in run.count_fragments().items() if count > before[node]}
         return tuple(run.attribute(result) if _suspect(result, grown) else result for result in results)
 
 
 def _suspect(result: CellResult, grown: set[str]) -> bool:
     return result.pair.crosses_nodes and result.pair.source.node in grown and result.path_mtu is not None
+
+
+def _unanswered(result: CellResult) -> bool:
+    return any(exchange.outcome != "answered" for exchange in result.exchanges)
 
 
 @contextmanager
@@ -99,6 +117,7 @@ class _Run:
         self._loop = stack.enter_context(Loop())
         self._probing = Probing(self._loop, secrets.token_bytes(NONCE_BYTES), timeout_s)
         self._numbers = 0
+        self._fresh = 0
         self._nodes = {
             party.node: party.netns
             for pair in pairs
@@ -106,16 +125,23 @@ class _Run:
             if party.role == "node"
         }
         families = _families_by_netns(pairs)
-        self.window = _window(families)
-        self._stations: dict[str, Station] = {}
-        observers: dict[str, EchoObserver] = {}
-        for netns, wanted in families.items():
-            station = self._stations[netns] = Station(netns, wanted)
+        self._window = _window(families)
+        self._stations = {netns: Station(netns, wanted) for netns, wanted in families.items()}
+        for station in self._stations.values():
             stack.callback(station.close)
-            station.open()
+        tour((netns, station.open_inside) for netns, station in self._stations.items())
+        observers: dict[str, EchoObserver] = {}
+        for netns, station in self._stations.items():
             observers[netns] = EchoObserver(self._probing, station, observers)
             UdpResponder(self._probing, station)
             stack.callback(TcpResponder(self._probing, station).close)
+        self._touched: set[str] = set()  # nodes whose neighbours are to be given back
+        self._ended = 0  # pairs since that was last done
+        self._by_node: dict[str, set[str]] = {}
+        for pair in pairs:
+            for party in (pair.source, pair.destination):
+                self._by_node.setdefault(party.node, set()).add(party.netns)
+        self._attributed: dict[tuple[str, ...], int] = {}
         stack.callback(self._close_cells)
 
     def _close_cells(self) -> None:
@@ -127,7 +153,21 @@ class _Run:
         return {node: fragments_made(self._stations[netns]) for node, netns in self._nodes.items()}
 
     def attribute(self, result: CellResult) -> CellResult:
-        """Probe one pair alone and note the fragments that its source's node makes meanwhile.
+        """The result with the fragments that its source's node makes of a full-size packet.
+
+        Pairs of one kind take one way: between the same nodes, from node or container to a container or to the
+        same address of a node. The first of a kind is probed again, alone.
+        """
+        pair = result.pair
+        target = pair.address if pair.destination.role == "node" else "container"
+        kind = (pair.source.node, pair.source.role, pair.destination.node, target, str(result.path_mtu))
+        if kind not in self._attributed:
+            self._attributed[kind] = self._count_alone(result)
+        made = self._attributed[kind]
+        return msgspec.structs.replace(result, outer_fragments=made) if made else result
+
+    def _count_alone(self, result: CellResult) -> int:
+        """Probe one pair and count the fragments made meanwhile.
 
         A kernel may have learned from the first full-size packet, and now say "too big" instead of
         fragmenting (VXLAN teaches IPv6 routes so): a smaller path MTU at the second time proves the fragments
@@ -135,22 +175,39 @@ class _Run:
         """
         station = self._stations[self._nodes[result.pair.source.node]]
         before = fragments_made(station)
-        (again,) = self.probe([result.pair], ("udp",), 1)
+        (again,) = self.probe([result.pair], ("udp",))
         made = fragments_made(station) - before
         if not made and again.path_mtu is not None and again.path_mtu < (result.path_mtu or 0):
-            made = _FRAGMENTS_AT_LEAST
-        return msgspec.structs.replace(result, outer_fragments=made) if made else result
+            return _FRAGMENTS_AT_LEAST
+        return made
+
+    def ask_again(self, results: list[CellResult], protocols: Sequence[Protocol]) -> None:
+        """Replace results without an answer by better ones, if there are."""
+        places = [place for place, result in enumerate(results) if _unanswered(result)]
+        first = places[:: -(-len(places) // AGAIN_PAIRS) or 1]
+        rest = sorted(set(places) - set(first))
+        end = self._loop.now() + AGAIN_S
+        recovered = self._replace(results, first, protocols)
+        while rest and recovered and self._loop.now() < end:
+            self._replace(results, rest[:WINDOW_PAIRS], protocols)
+            del rest[:WINDOW_PAIRS]
+
+    def _replace(self, results: list[CellResult], places: Sequence[int], protocols: Sequence[Protocol]) -> bool:
+        """Whether any result at ``places`` became better."""
+        found = self.probe([results[place].pair for place in places], protocols)
+        better = [(place, result) for place, result in zip(places, found, strict=True) if not _unanswered(result)]
+        for place, result in better:
+            results[place] = result
+        return bool(better)
 
     def probe(
-        self,
-        pairs: Sequence[Pair],
-        protocols: Sequence[Protocol],
-        window: int,
-        progress: Progress | None = None,
+        self, pairs: Sequence[Pair], protocols: Sequence[Protocol], progress: Progress | None = None
     ) -> list[CellResult]:
-        """Probe ``pairs``, at most ``window`` of them under way."""
+        """Probe ``pairs`` in an order of our own; the results come in theirs."""
         results: dict[int, CellResult] = {}
-        waiting = deque(_batches(pairs, min(BATCH_PAIRS, window)))
+        order = in_local_order(pairs)
+        size = min(BATCH_PAIRS, self._window)
+        waiting = deque(order[start : start + size] for start in range(0, len(order), size))
 
         def note(place: int, cell: Cell) -> None:
             results[place] = _result_of(cell)
@@ -159,13 +216,28 @@ class _Run:
                 progress(len(results), len(pairs))
 
         def finished() -> bool:
-            if waiting and len(self._probing.live) + len(waiting[0]) <= window:
+            if self._ended >= FORGET_PAIRS:
+                self.forget_neighbours()
+            if waiting and self._has_room(len(waiting[0])):
                 self._start_batch([(place, pairs[place]) for place in waiting.popleft()], protocols, note)
                 self._loop.hurry()  # first read what came back, then start the next batch
             return len(results) == len(pairs)
 
         self._loop.run(finished)
+        if len(pairs) >= FORGET_PAIRS:
+            self.forget_neighbours()
         return [results[place] for place in range(len(pairs))]
+
+    def forget_neighbours(self) -> None:
+        """Give back what the kernel learned in the namespaces asked since the last time."""
+        for node in self._touched:
+            for netns in self._by_node[node]:
+                self._stations[netns].forget_neighbours()
+        self._touched.clear()
+        self._ended = 0
+
+    def _has_room(self, count: int) -> bool:
+        return len(self._probing.live) + count <= self._window and self._fresh + count <= FRESH_PAIRS
 
     def _start_batch(
         self,
@@ -173,17 +245,29 @@ class _Run:
         protocols: Sequence[Protocol],
         note: Callable[[int, Cell], None],
     ) -> None:
-        source = self._stations[batch[0][1].source.netns]
-        clients = source.open_clients(family_of(pair.address) for _, pair in batch)
-        for (place, pair), sockets in zip(batch, clients, strict=True):
-            destination = self._stations[pair.destination.netns]
-            cell = Cell(self._numbers, pair, (source, destination), sockets)
+        stations = [(self._stations[pair.source.netns], self._stations[pair.destination.netns]) for _, pair in batch]
+        families = [family_of(pair.address) for _, pair in batch]
+        clients = open_clients([(source, family) for (source, _), family in zip(stations, families, strict=True)])
+        cells = []
+        for (_, pair), ends, sockets in zip(batch, stations, clients, strict=True):
+            cells.append(Cell(self._numbers, pair, ends, sockets))
+            self._probing.live[self._numbers] = cells[-1]
             self._numbers += 1
-            self._probing.live[cell.number] = cell
+        self._fresh += len(cells)
+        self._loop.call_later(PATIENCE_S, partial(self._lose_patience, cells))
+        for (place, _), cell in zip(batch, cells, strict=True):
             _Conversation(self._probing, cell, protocols, partial(note, place)).start()
+
+    def _lose_patience(self, cells: Iterable[Cell]) -> None:
+        for cell in cells:
+            self._fresh -= cell.fresh
+            cell.fresh = False
 
     def _end(self, cell: Cell) -> None:
         self._probing.live.pop(cell.number, None)
+        self._lose_patience([cell])
+        self._touched.update((cell.pair.source.node, cell.pair.destination.node))
+        self._ended += 1
         for client in (cell.udp, cell.tcp):
             if client.fileno() >= 0:
                 self._loop.forget(client.fileno())
@@ -266,14 +350,16 @@ def _window(families: dict[str, set[Family]]) -> int:
     return min(WINDOW_PAIRS, room)
 
 
-def _batches(pairs: Sequence[Pair], size: int) -> Iterator[list[int]]:
-    """The places of the pairs, by source namespace, ``size`` at most in each batch."""
-    by_source: dict[str, list[int]] = {}
-    for place, pair in enumerate(pairs):
-        by_source.setdefault(pair.source.netns, []).append(place)
-    for places in by_source.values():
-        for start in range(0, len(places), size):
-            yield places[start : start + size]
+def in_local_order(pairs: Sequence[Pair]) -> list[int]:
+    """The places of the pairs, those of one source node and one destination node together, along a Z-order curve.
+
+    Whatever part of the list is looked at, it speaks of about as few nodes as can be.
+    """
+    nodes = dict.fromkeys(party.node for pair in pairs for party in (pair.source, pair.destination))
+    # The binary digits of a number, read as digits of base 4, leave room for another number's between them.
+    spread = {node: int(f"{number:b}", 4) for number, node in enumerate(nodes)}
+    keys = [2 * spread[pair.source.node] + spread[pair.destination.node] for pair in pairs]
+    return sorted(range(len(pairs)), key=keys.__getitem__)
 
 
 def _result_of(cell: Cell) -> CellResult:

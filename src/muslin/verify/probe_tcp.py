@@ -21,7 +21,6 @@ from muslin.verify.payload import (
     ANSWER_BYTES,
     TAG_BYTES,
     Sighting,
-    address_text,
     canonical,
     encode_answer,
     encode_tag,
@@ -115,35 +114,31 @@ class TcpAttempt(Attempt):
 
     def _look_for_syn(self) -> None:
         cell = self.cell
-        if self.arrived or self.connected:
+        if self.arrived or self.connected or cell.sent is None:
             return
-        listener_port = cell.destination.tcp[cell.family].getsockname()[1]
-        client_port = cell.tcp.getsockname()[1]
         # The SYNs left earlier than this, and what is half open stays so for a minute.
         table = cell.destination.read(_PROC_FILE[cell.family], max_age_s=self.probing.timeout_s / 2)
-        for seen, arrived_at in syns_received(table, listener_port, client_port):
-            self.note_arrival(seen, arrived_at, None)
+        listener_port = cell.destination.tcp[cell.family].getsockname()[1]
+        source = (cell.sent, cell.tcp.getsockname()[1])
+        if syn_received(table, source, (cell.pair.address, listener_port)):
+            self.note_arrival(source[0], cell.pair.address, None)
 
 
-def syns_received(table: str, listener_port: int, client_port: int) -> list[tuple[str, str]]:
-    """(source, destination) of the half-open connections to a port in ``/proc/net/tcp`` or ``tcp6``."""
-    found = []
-    for line in table.splitlines()[1:]:
-        words = line.split()
-        if len(words) < 4 or words[3] != _SYN_RECV:
-            continue
-        (local, local_port), (remote, remote_port) = (word.split(":") for word in words[1:3])
-        if int(local_port, 16) == listener_port and int(remote_port, 16) == client_port:
-            found.append((_parse_hex(remote), _parse_hex(local)))
-    return found
+def syn_received(table: str, source: tuple[str, int], destination: tuple[str, int]) -> bool:
+    """Whether a connection is half open in ``/proc/net/tcp`` or ``tcp6``.
+
+    Only the addresses and ports that were sent count. A SYN that NAT has changed cannot be told from that of
+    another client, since clients of many namespaces use the same ports; the tagged packets prove NAT.
+    """
+    wanted = [f"{_hex(address)}:{port:04X}" for address, port in (destination, source)]
+    return any(words[1:3] == wanted and words[3] == _SYN_RECV for words in map(str.split, table.splitlines()))
 
 
-def _parse_hex(text: str) -> str:
-    """An address of /proc/net/tcp: 32-bit words in the order of the machine."""
-    raw = bytes.fromhex(text)
-    if sys.byteorder == "little":
-        raw = b"".join(raw[start : start + 4][::-1] for start in range(0, len(raw), 4))
-    return address_text(raw)
+def _hex(address: str) -> str:
+    """An address as /proc/net/tcp spells it: 32-bit words in the order of the machine."""
+    raw = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+    words = (int.from_bytes(raw[start : start + 4], sys.byteorder) for start in range(0, len(raw), 4))
+    return "".join(f"{word:08X}" for word in words)
 
 
 class TcpResponder:

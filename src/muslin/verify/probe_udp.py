@@ -146,7 +146,7 @@ class FullSizeAttempt(UdpAttempt):
         """Delivered, at the length that the responder saw."""
         header_bytes = IP_HEADER_BYTES[self.cell.family] + UDP_HEADER_BYTES
         self.ports = (self.cell.udp.getsockname()[1], sighting.port)
-        self.cell.path_mtu = sighting.length + header_bytes
+        self.cell.path_mtu = self.probing.share(sighting.length + header_bytes)
         self.note_arrival(sighting.source, sighting.destination, sighting.ttl or None)
         peer = canonical(self.cell.udp.getpeername()[0])
         self.finish("answered", answered_from=peer, size_bytes=self.cell.path_mtu)

@@ -4,14 +4,16 @@ Theory of operation: a ``Probing`` holds the loop, the run's nonce and the cells
 responder that receives a tagged packet finds the ``Attempt`` it belongs to here and notes what it saw, which
 is how a lost answer is told from a lost request. An ``Attempt`` sends, waits ``timeout_s``, sends once more,
 waits again, gives up. TCP is the exception: its kernel repeats the SYN by itself after one second, so it
-sends once and waits twice as long.
+sends once and waits twice as long. Where a router has said that there is no way, a cell's other attempts are not
+repeated: Linux's routers say so five times at once to one source, then once a second (net/ipv4/route.c, ip_error),
+and that word is worth more to the next cell.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from muslin.model.address import Family, family_of
 from muslin.verify.kernel_errors import TRANSIENT, own_error
@@ -19,9 +21,10 @@ from muslin.verify.loop import Loop, Timer
 from muslin.verify.matrix import Pair
 from muslin.verify.payload import Tag
 from muslin.verify.station import Station
-from muslin.verify.verdict import ErrorSeen, Exchange, Outcome, Protocol
+from muslin.verify.verdict import ErrorSeen, Exchange, Outcome, Protocol, is_routing_error
 
 MAX_TRIES = 2
+Number = TypeVar("Number", int, float)
 
 PROTOCOL_CODES: dict[Protocol, int] = {"icmp": 1, "tcp": 2, "udp": 3, "full-size udp": 4}
 
@@ -34,6 +37,12 @@ class Probing:
         self.nonce = nonce
         self.timeout_s = timeout_s
         self.live: dict[int, Cell] = {}
+        self._shared: dict[Any, Any] = {}
+
+    def share(self, number: Number) -> Number:
+        """One object for equal numbers: a large run keeps hundreds of thousands of them."""
+        shared: Number = self._shared.setdefault(number, number)
+        return shared
 
     def find(self, tag: Tag | None) -> Attempt | None:
         """The attempt that a packet belongs to; None for strangers and latecomers."""
@@ -62,6 +71,8 @@ class Cell:
         self.attempts: dict[int, Attempt] = {}
         self.exchanges: list[Exchange] = []
         self.path_mtu: int | None = None
+        self.fresh = True  # young enough for its answers to be still on their way in a healthy network
+        self.no_way = False  # a router said so
 
 
 class Attempt:
@@ -110,7 +121,7 @@ class Attempt:
 
     def expire(self) -> None:
         """The time is over: once more, or lost."""
-        if self.tries < self.tries_allowed:
+        if self.tries < self.tries_allowed and not self.cell.no_way:
             self.start()
         elif self.last_error is not None:
             self.finish("error", error=own_error(self.last_error))
@@ -136,7 +147,12 @@ class Attempt:
         self._ended = True
         if self._timer is not None:
             self._timer.cancel()
-        rtt_s = round(self.probing.loop.now() - self._sent_at, 6) if outcome == "answered" else None
+        rtt_s = None
+        if outcome == "answered":
+            rtt_s = self.probing.share(round(self.probing.loop.now() - self._sent_at, 5))
+        if error is not None and is_routing_error(error, self.cell.family):
+            self.cell.no_way = True
+        sent_port, seen_port = self.ports if self.ports and self.ports[0] != self.ports[1] else (None, None)
         self.cell.exchanges.append(
             Exchange(
                 protocol=self.protocol,
@@ -145,8 +161,8 @@ class Attempt:
                 arrived=self.arrived,
                 sent=sent or self.cell.sent,
                 seen=self.seen,
-                sent_port=self.ports[0] if self.ports else None,
-                seen_port=self.ports[1] if self.ports else None,
+                sent_port=sent_port,
+                seen_port=seen_port,
                 arrived_at=self.arrived_at,
                 answered_from=answered_from,
                 ttl=self.ttl,

@@ -4,7 +4,8 @@ Theory of operation: a socket belongs to the namespace in which it was opened, f
 (``kernel.netns.call_in``) per namespace opens, for each family that is asked there, a raw ICMP socket (it
 sends echo requests, sees those that arrive with their source and TTL, and sees the answers and errors that
 come back), a UDP and a TCP responder on ports that the kernel chooses, and reads which addresses the
-namespace has. Client sockets are opened by further visits, a batch at a time.
+namespace has. Client sockets are opened by further visits, a batch at a time: one throw-away thread tours the
+namespaces of a batch, since starting a thread costs more than entering a namespace.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from muslin.errors import MuslinError, UnsupportedError
 from muslin.kernel import netns as netns_door
+from muslin.kernel.netlink import NetlinkSocket
+from muslin.kernel.syscalls import CLONE_NEWNET, setns
 from muslin.model.address import Family
+from muslin.verify.neighbours import forget_neighbours
 from muslin.verify.payload import (
     ADDRESS_FAMILY,
     ECHO_REPLY,
@@ -50,9 +55,10 @@ MTU_OPTION: dict[Family, tuple[int, int]] = {
     4: (socket.IPPROTO_IP, IP_MTU),
     6: (socket.IPPROTO_IPV6, IPV6_MTU),
 }
-_LISTEN_BACKLOG = 512  # above the engine's window of pairs under way
+_LISTEN_BACKLOG = 512  # connections to one namespace that wait to be accepted, all from pairs under way
 _BUFFER_BYTES = 1 << 20  # asked for; the kernel grants net.core.rmem_max at most
 
+Clients = tuple[socket.socket, socket.socket]
 Result = TypeVar("Result")
 
 
@@ -66,40 +72,17 @@ class Station:
         self.udp: dict[Family, socket.socket] = {}
         self.tcp: dict[Family, socket.socket] = {}
         self.own: dict[Family, tuple[str, ...]] = {}
+        self._kernel: NetlinkSocket | None = None
         self._files: dict[str, int] = {}
         self._texts: dict[str, tuple[float, str]] = {}
 
-    def open(self) -> None:
-        """Visit the namespace and open everything; UnsupportedError when raw sockets are refused."""
-        try:
-            visit(self.netns, self._open_inside)
-        except BaseException:
-            self.close()
-            raise
-
-    def _open_inside(self) -> None:
+    def open_inside(self) -> None:
+        """Open everything, in a thread that has entered; UnsupportedError when raw sockets are refused."""
         for family in self.families:
             self.own[family] = own_addresses(family)
-            self.raw[family] = open_raw(family, self.netns)
+            self.raw[family] = _open_raw(family, self.netns)
             self.udp[family] = _open_udp_responder(family)
             self.tcp[family] = _open_tcp_listener(family)
-
-    def open_clients(self, families: Iterable[Family]) -> list[tuple[socket.socket, socket.socket]]:
-        """A UDP and a TCP socket for each of ``families``, opened in one visit."""
-        opened: list[tuple[socket.socket, socket.socket]] = []
-
-        def open_inside() -> None:
-            for family in families:
-                opened.append((open_client(family, socket.SOCK_DGRAM), open_client(family, socket.SOCK_STREAM)))
-
-        try:
-            visit(self.netns, open_inside)
-        except BaseException:
-            for sockets in opened:
-                for client in sockets:
-                    client.close()
-            raise
-        return opened
 
     def read(self, name: str, max_age_s: float = 0.0) -> str:
         """The text of ``/proc/net/NAME`` in this namespace; "" when the kernel has no such file.
@@ -112,13 +95,22 @@ class Station:
             return text
         if name not in self._files:
             with contextlib.suppress(FileNotFoundError):
-                self._files[name] = visit(self.netns, lambda: open_proc(name))
+                self._files[name] = tour([(self.netns, partial(open_proc, name))])[0]
         text = read_again(self._files[name]) if name in self._files else ""
         self._texts[name] = (time.monotonic(), text)
         return text
 
+    def forget_neighbours(self) -> None:
+        """Delete the neighbours that the namespace has learned."""
+        if self._kernel is None:
+            self._kernel = NetlinkSocket(self.netns)
+        forget_neighbours(self._kernel)
+
     def close(self) -> None:
         """Give back every descriptor."""
+        if self._kernel is not None:
+            self._kernel.close()
+            self._kernel = None
         for group in (self.raw, self.udp, self.tcp):
             for one in group.values():
                 one.close()
@@ -128,25 +120,52 @@ class Station:
         self._files.clear()
 
 
-def visit(netns: str, function: Callable[[], Result]) -> Result:
-    """``call_in`` with errors that a person can read when the namespace itself cannot be entered."""
-    inside = False
+def tour(visits: Iterable[tuple[str, Callable[[], Result]]]) -> list[Result]:
+    """Call each function inside of its namespace, one after the other, and return what they returned."""
 
-    def entered() -> Result:
-        nonlocal inside
-        inside = True
-        return function()
+    def body() -> list[Result]:
+        results, place = [], None
+        for netns, function in visits:
+            if netns != place:
+                _enter(netns)
+                place = netns
+            results.append(function())
+        return results
 
+    return netns_door.in_thread(body)
+
+
+def _enter(netns: str) -> None:
+    """Take the calling thread there, with errors that a person can read."""
     try:
-        return netns_door.call_in(netns, entered)
+        fd = netns_door.open_netns(netns)
+        try:
+            setns(fd, CLONE_NEWNET)
+        finally:
+            os.close(fd)
     except OSError as error:
-        if inside:
-            raise
         hint = "is it up? `ip netns` lists the namespaces that there are"
         if error.errno == errno.EPERM:
             hint = "entering a namespace needs CAP_SYS_ADMIN over it: be root, or inside its user namespace"
             raise UnsupportedError(f"cannot enter network namespace {netns}: {error.strerror}", hint) from error
         raise MuslinError(f"cannot enter network namespace {netns}: {error.strerror}", hint) from error
+
+
+def open_clients(wanted: Sequence[tuple[Station, Family]]) -> list[Clients]:
+    """A UDP and a TCP socket for each, in its station's namespace."""
+    opened: list[socket.socket] = []
+
+    def open_both(family: Family) -> Clients:
+        opened.append(udp := _open_client(family, socket.SOCK_DGRAM))
+        opened.append(tcp := _open_client(family, socket.SOCK_STREAM))
+        return udp, tcp
+
+    try:
+        return tour((station.netns, partial(open_both, family)) for station, family in wanted)
+    except BaseException:
+        for client in opened:
+            client.close()
+        raise
 
 
 def open_proc(name: str) -> int:
@@ -192,13 +211,12 @@ def parse_if_inet6(text: str) -> tuple[str, ...]:
     return tuple(sorted({address_text(address) for address in packed} - {"::1"}))
 
 
-def open_raw(family: Family, netns: str = "") -> socket.socket:
+def _open_raw(family: Family, netns: str) -> socket.socket:
     """A raw ICMP socket that passes echo and errors only; UnsupportedError without CAP_NET_RAW."""
     try:
         raw = socket.socket(ADDRESS_FAMILY[family], socket.SOCK_RAW, PROTOCOL_NUMBER[family])
     except PermissionError as error:
-        place = f"network namespace {netns}" if netns else "this network namespace"
-        what = f"{place} refuses a raw ICMP socket: {error.strerror}"
+        what = f"network namespace {netns} refuses a raw ICMP socket: {error.strerror}"
         hint = "it needs CAP_NET_RAW there: be root, or inside of the user namespace that owns it"
         raise UnsupportedError(what, hint) from error
     raw.setblocking(False)
@@ -251,7 +269,7 @@ def _open_tcp_listener(family: Family) -> socket.socket:
     return tcp
 
 
-def open_client(family: Family, kind: socket.SocketKind) -> socket.socket:
+def _open_client(family: Family, kind: socket.SocketKind) -> socket.socket:
     """A client socket: TTL 64, errors kept with their offender, never fragmented by its own kernel."""
     client = socket.socket(ADDRESS_FAMILY[family], kind | socket.SOCK_NONBLOCK)
     _set_ttl(client, family)

@@ -10,7 +10,8 @@ the TTL tells the expected number of routers, and no tunnel packet was fragmente
 delivery without NAT; R3 demands that a container is seen by the address that it sees itself as. So a lost
 packet breaks R1 or R2 and leaves R3 without proof; NAT breaks R1 or R2 ("without NAT") and R3 alike.
 
-Each fault carries its ``cause`` in words that do not name the pair, by which a report groups equal ones.
+Each fault carries its ``cause`` in words that do not name the pair, by which a report groups equal ones. The
+structs are many (six a cell) and never form cycles, so Python's garbage collector is told to leave them alone.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _ROUTING_ERRORS: dict[Family, frozenset[tuple[int, int]]] = {
 FAULT_KINDS: tuple[FaultKind, ...] = ("lost", "refused", "unreachable", "nat", "ttl", "fragmented")
 
 
-class ErrorSeen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ErrorSeen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An error that an exchange ended with.
 
     ``text`` is what the kernel or the ICMP message said, ``offender`` the address that the ICMP message came
@@ -53,12 +54,12 @@ class ErrorSeen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     refused: bool = False
 
 
-class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One request and its answer, as both ends saw it.
 
     ``arrived``: the destination saw the request. ``sent``: the source address that the source's kernel used;
-    ``seen``: the source address that the destination saw (``sent_port`` and ``seen_port`` likewise, of TCP
-    and UDP); ``arrived_at``: the destination address that it saw; ``answered_from``: where the answer came
+    ``seen``: the source address that the destination saw (``sent_port`` and ``seen_port`` likewise, told only
+    where they differ); ``arrived_at``: the destination address that it saw; ``answered_from``: where the answer came
     from; ``ttl``: TTL or hop limit that the destination saw; ``rtt_s`` of the last try, in seconds;
     ``size_bytes``: the IP packet of a full-size probe.
     """
@@ -79,7 +80,7 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: ErrorSeen | None = None
 
 
-class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What was seen for one pair.
 
     ``own`` are the source's own addresses of the family asked, ``path_mtu`` in bytes, ``outer_fragments`` the
@@ -93,7 +94,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     outer_fragments: int = 0
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
+class Fault(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One thing that is wrong with a cell: which requirements it breaks, by which protocols seen, and how."""
 
     kind: FaultKind
@@ -103,7 +104,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
 
 
-class JudgedCell(msgspec.Struct, frozen=True, kw_only=True):
+class JudgedCell(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A cell and its faults; ``proved`` are the requirements that it proves to hold."""
 
     ok: bool
@@ -112,7 +113,7 @@ class JudgedCell(msgspec.Struct, frozen=True, kw_only=True):
     result: CellResult
 
 
-class Total(msgspec.Struct, frozen=True, kw_only=True):
+class Total(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """``passed`` of ``of`` cells prove a requirement; ``broken`` ones disprove it, the rest prove nothing."""
 
     passed: int
@@ -204,8 +205,14 @@ def _routing_error(result: CellResult) -> ErrorSeen | None:
     Routers limit the rate of their ICMP errors (RFC 1812 4.3.2.8, RFC 4443 2.4 f): a request that is lost
     beside one that was answered by such an error met the same fate.
     """
-    errors = [exchange.error for exchange in result.exchanges if exchange.error is not None]
-    return next((error for error in errors if error.icmp in _ROUTING_ERRORS[family_of(result.pair.address)]), None)
+    family = family_of(result.pair.address)
+    errors = (exchange.error for exchange in result.exchanges if exchange.error is not None)
+    return next((error for error in errors if is_routing_error(error, family)), None)
+
+
+def is_routing_error(error: ErrorSeen, family: Family) -> bool:
+    """Whether a router says that there is no way to the destination."""
+    return error.icmp in _ROUTING_ERRORS[family]
 
 
 def _judge_lost(result: CellResult) -> list[Fault]:

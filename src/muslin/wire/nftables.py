@@ -1,0 +1,101 @@
+"""Set elements of nftables as netlink messages: values to bytes and back.
+
+Theory of operation: tables and rules go through the ``nft`` program as text, whole. A large set that changes often
+cannot: the program reads it whole before it changes one element. So elements have messages of their own. Changes to
+nftables come as a batch (nfnetlink): a begin message, the changes, an end message, all or none of them. Constants are
+from uapi/linux/netfilter/{nfnetlink,nf_tables}.h.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from muslin.wire.netlink import (
+    NLA_F_NESTED,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    Message,
+    encode_attribute,
+    encode_nested,
+    parse_attributes,
+)
+from muslin.wire.rtnetlink_values import Request, pack_address, unpack_address
+
+FAMILY_NUMBERS = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}  # NFPROTO_*
+
+SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+BATCH_BEGIN = 0x10  # NFNL_MSG_BATCH_BEGIN
+BATCH_END = 0x11  # NFNL_MSG_BATCH_END
+NEW_ELEMENT = SUBSYSTEM << 8 | 12  # NFT_MSG_NEWSETELEM
+GET_ELEMENT = SUBSYSTEM << 8 | 13
+DELETE_ELEMENT = SUBSYSTEM << 8 | 14
+
+# enum nft_set_elem_list_attributes, nft_set_elem_attributes, nft_data_attributes, nft_list_attributes
+ELEM_LIST_TABLE = 1
+ELEM_LIST_SET = 2
+ELEM_LIST_ELEMENTS = 3
+LIST_ELEM = 1
+ELEM_KEY = 1
+DATA_VALUE = 1
+
+_HEADER = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
+
+
+def batch_edge(kind: int) -> Request:
+    """The message that begins or ends a batch."""
+    return Request(kind, 0, _HEADER.pack(0, 0, SUBSYSTEM))
+
+
+def element_add(family: str, table: str, set_name: str, address: str) -> Request:
+    """Put an address into a set; one that is in it already stays there."""
+    return Request(NEW_ELEMENT, NLM_F_CREATE, _encode(family, table, set_name, address))
+
+
+def element_delete(family: str, table: str, set_name: str, address: str) -> Request:
+    """Take an address out of a set; ENOENT when it is not in it."""
+    return Request(DELETE_ELEMENT, 0, _encode(family, table, set_name, address))
+
+
+def element_dump(family: str, table: str, set_name: str) -> Request:
+    """Ask for all elements of a set; ENOENT when there is no such set."""
+    return Request(GET_ELEMENT, NLM_F_DUMP, _encode_place(family, table, set_name))
+
+
+def parse_elements(message: Message) -> list[str]:
+    """The addresses in one answer to ``element_dump``; elements of other kinds are left out."""
+    if message.kind != NEW_ELEMENT:
+        return []
+    attributes = parse_attributes(message.payload, _HEADER.size)
+    found = []
+    for element in _list_items(attributes.get(ELEM_LIST_ELEMENTS, b"")):
+        key = parse_attributes(parse_attributes(element).get(ELEM_KEY, b"")).get(DATA_VALUE, b"")
+        if len(key) in (4, 16):
+            found.append(unpack_address(key))
+    return found
+
+
+def _encode_place(family: str, table: str, set_name: str) -> bytes:
+    return (
+        _HEADER.pack(FAMILY_NUMBERS[family], 0, 0)
+        + encode_attribute(ELEM_LIST_TABLE, table.encode() + b"\0")
+        + encode_attribute(ELEM_LIST_SET, set_name.encode() + b"\0")
+    )
+
+
+def _encode(family: str, table: str, set_name: str, address: str) -> bytes:
+    key = encode_nested(ELEM_KEY | NLA_F_NESTED, encode_attribute(DATA_VALUE, pack_address(address)[1]))
+    element = encode_nested(LIST_ELEM | NLA_F_NESTED, key)
+    return _encode_place(family, table, set_name) + encode_nested(ELEM_LIST_ELEMENTS | NLA_F_NESTED, element)
+
+
+def _list_items(payload: bytes) -> list[bytes]:
+    """The payloads of a list, whose attributes all have one kind, which a dictionary cannot hold."""
+    items = []
+    offset = 0
+    while offset + 4 <= len(payload):
+        length = struct.unpack_from("=H", payload, offset)[0]
+        if length < 4 or offset + length > len(payload):
+            raise ValueError(f"offset {offset}: a list item of {length} bytes does not fit into {len(payload)}")
+        items.append(payload[offset + 4 : offset + length])
+        offset += (length + 3) & ~3
+    return items
