@@ -8,19 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.support import Muslin, leftovers, wait_until
+from tests.lab.support import SHARED, Muslin, leftovers, wait_until
 
-SHARED: list[Muslin] = []
-"""Labs that outlive a test on purpose."""
-
-
-def _check_nothing_left(runtimes: list[Path]) -> None:
-    kept = [name for one in SHARED for name in one.names]
+def _check_nothing_left(runtime: Path) -> None:
     try:
         # The kernel takes processes and namespaces away in the background.
-        wait_until(lambda: not leftovers(runtimes, kept), "nothing is left", 5)
+        wait_until(lambda: not leftovers(runtime), "nothing is left", 5)
     except AssertionError:
-        pytest.fail("left behind:\n  " + "\n  ".join(sorted(leftovers(runtimes, kept))), pytrace=False)
+        pytest.fail("left behind:\n  " + "\n  ".join(sorted(leftovers(runtime))), pytrace=False)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +30,7 @@ def muslin(tmp_path: Path) -> Iterator[Muslin]:
     one = Muslin(tmp_path / "run")
     yield one
     one.down_all()
-    _check_nothing_left([one.runtime])
+    _check_nothing_left(one.runtime)
 
 
 @pytest.fixture(scope="module")
@@ -46,4 +41,4 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Muslin]:
     yield one
     one.down_all()
     SHARED.remove(one)
-    _check_nothing_left([one.runtime])
+    _check_nothing_left(one.runtime)

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ PATIENCE_S = 20.0
 """How long a condition may take to become true; a healthy machine needs a fraction of it."""
 
 Finished = subprocess.CompletedProcess[str]
+
+SHARED: list[Muslin] = []
+"""Labs that outlive a test on purpose."""
 
 _numbers = itertools.count(1)
 
@@ -69,6 +72,7 @@ class Muslin:
             **{name: value for name, value in os.environ.items() if not name.startswith("MUSLIN_LAB")},
             "PYTHONPATH": source,
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "",
             "MUSLIN_RUNTIME_DIR": str(runtime),
             "NO_COLOR": "1",
             **(environment or {}),
@@ -240,9 +244,9 @@ def is_alive(pid: int) -> bool:
 # ---- nothing is left --------------------------------------------------------------------------------------
 
 
-def leftovers(runtimes: Iterable[Path], kept: Iterable[str] = ()) -> set[str]:
-    """What is left of this run's labs, but for those that are ``kept``: namespaces, processes, files."""
-    spared = tuple(netns_of(name, "") for name in kept)
+def leftovers(*runtimes: Path) -> set[str]:
+    """What is left of this run's labs, but for the shared ones: namespaces, processes, files."""
+    spared = tuple(netns_of(name, "") for one in SHARED for name in one.names)
     names = os.listdir(NETNS_DIRECTORY) if NETNS_DIRECTORY.is_dir() else []
     left = {
         f"namespace {name}"

@@ -48,9 +48,16 @@ def test_exec_ends_with_the_childs_code(shared: Muslin, lab: str, code: int) -> 
     assert (done.stdout, done.stderr) == ("out\n", "err\n")
 
 
-def test_exec_of_a_missing_program_is_127_and_of_a_plain_file_126(shared: Muslin, lab: str) -> None:
+def test_exec_of_a_missing_program_is_127_and_of_what_is_no_program_126(
+    shared: Muslin, lab: str, tmp_path: Path
+) -> None:
     assert "'no-such-program' is not on this machine" in shared.inside(lab, "node1", "no-such-program", code=127).stderr
-    assert "'/etc/hostname' may not be executed" in shared.inside(lab, "node1", "/etc/hostname", code=126).stderr
+    file = tmp_path / "file"
+    for content, mode, reason in (("", 0o644, "Permission denied"), ("\0\0\0\0", 0o755, "Exec format error")):
+        file.write_text(content)
+        file.chmod(mode)
+        told = shared.inside(lab, "node1", str(file), code=126).stderr
+        assert told == f"muslin: '{file}' cannot be executed: {reason}\n"
 
 
 def test_exec_of_a_program_that_dies_of_a_signal_dies_of_it(shared: Muslin, lab: str) -> None:
@@ -109,7 +116,7 @@ def test_ls_and_inspect_tell_names_sizes_and_processes(shared: Muslin, lab: str)
     assert set(places) == netns_names(lab)
     assert places["node1"]["tunnel_pid"] == processes_of(lab, "node1")[0]
     tun = next(link for link in places["node1"]["links"] if link["name"] == "tun0")
-    assert (tun["kind"], tun["mtu"], tun["addresses"]) == ("tun", 1472, ["172.16.0.100/16"])
+    assert (tun["kind"], tun["mtu"], tun["addresses"][0]) == ("tun", 1472, "172.16.0.100/16")
     assert "default via 172.16.0.1 dev veth11" in places["con1.node1"]["routes"]
     assert view["drift"] == []
     assert [place["name"] for place in only["places"]] == ["con1.node2"]
@@ -188,16 +195,13 @@ def test_a_terminal_gets_colour_unless_no_color_asks_for_none(shared: Muslin, la
 
 def test_a_reader_that_goes_away_ends_the_command_quietly(muslin: Muslin) -> None:
     process = muslin.start("export", "--step", 4, "--nodes", 20, "--containers", 10)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "#!/bin/sh\n"
-    process.stdout.close()
-    assert process.stderr is not None
-
-    told = process.stderr.read()
-
-    assert process.wait(20) in (1, -signal.SIGPIPE, 128 + signal.SIGPIPE)
-    process.stderr.close()
-    assert told == ""
+    with process as done:
+        assert done.stdout is not None
+        assert done.stderr is not None
+        assert os.read(done.stdout.fileno(), 10) == b"#!/bin/sh\n"  # the rest is more than a pipe holds
+        done.stdout.close()
+        assert done.stderr.read() == ""
+    assert process.returncode == 1
 
 
 def test_options_come_from_the_environment_and_the_command_line_beats_them(muslin: Muslin) -> None:
@@ -231,13 +235,13 @@ def test_completion_scripts_are_sound_and_know_verbs_labs_and_places(shared: Mus
 
 def test_a_dry_run_needs_no_privilege_and_changes_nothing(muslin: Muslin) -> None:
     before = set(os.listdir("/proc/sys/net/ipv4/conf")), netns_names("")
-    nobody = Muslin(muslin.runtime, ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"))
+    nobody = Muslin(Path("/nonexistent/run"), ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"))
 
     done = nobody.lab("up", "--name", nobody.new_name(), "--step", 4, "--dry-run")
 
     assert "tuntap add dev tun0 mode tun" in done.stdout
     assert "muslin-tunnel --device=tun0" in done.stdout
-    assert not leftovers([muslin.runtime])
+    assert not leftovers(muslin.runtime)
     assert (set(os.listdir("/proc/sys/net/ipv4/conf")), netns_names("")) == before
 
 
@@ -277,13 +281,13 @@ def test_pause_runs_one_command_for_each_enter(muslin: Muslin) -> None:
     muslin.lab("check", "--name", name)
 
 
-@pytest.mark.parametrize("answers", [0, 1, 12, 24])
+@pytest.mark.parametrize("answers", [0, 1, 12, 20])
 def test_pause_takes_everything_back_when_the_answers_end(muslin: Muslin, answers: int) -> None:
     name = muslin.new_name()
     done = muslin.lab("up", "--name", name, "--step", 1, "--pause", stdin="\n" * answers, code=130)
 
     assert done.stderr.count("[Enter]") == answers + 1
-    assert not leftovers([muslin.runtime])
+    assert not leftovers(muslin.runtime)
 
 
 # ---- export ------------------------------------------------------------------------------------------------
@@ -367,7 +371,7 @@ def test_down_all_asks_first(muslin: Muslin) -> None:
 
     gone = muslin.json("down", "--all", "--yes")
     assert {lab["name"] for lab in gone["labs"]} == names
-    assert not leftovers([muslin.runtime])
+    assert not leftovers(muslin.runtime)
 
 
 def test_down_ends_what_was_started_inside_and_no_other_process(muslin: Muslin) -> None:
@@ -423,7 +427,7 @@ def test_the_demo_tells_all_four_steps_and_cleans_up(muslin: Muslin) -> None:
     assert "FAILED" not in done.stdout
     assert ESCAPE not in done.stdout
     assert "nothing is left behind" in done.stdout
-    assert not leftovers([muslin.runtime])
+    assert not leftovers(muslin.runtime)
 
 
 def test_the_demo_does_not_touch_a_lab_of_its_name(muslin: Muslin) -> None:
@@ -441,4 +445,4 @@ def test_an_interrupted_demo_cleans_up(muslin: Muslin) -> None:
 
     finish(process, 130)
 
-    assert not leftovers([muslin.runtime])
+    assert not leftovers(muslin.runtime)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from muslin.kernel.base import Kernel, Scope, Witness
-from muslin.model.kernel import Key, Sysctl
+from muslin.model.kernel import Key, Link, NftTable, Sysctl
 from muslin.model.ops import Create, Op, OpResult, Replace, Report
 from muslin.model.state import DesiredState, Owned, Snapshot
 from muslin.plan.diff import diff
@@ -74,7 +74,10 @@ def _ownership(owned: Owned, desired: DesiredState, observed: Snapshot, ops: Ite
     """
     made = {key for op in ops if isinstance(op, Create) for key in op.made_keys if key not in observed.objects}
     made |= {op.key for op in ops if isinstance(op, Replace)}
-    keys = owned.keys | {obj.key for obj in desired if obj.key in made}
+    fresh = [obj for obj in desired if obj.key in made]
+    roots = owned.keys | {obj.key for obj in fresh if isinstance(obj, Link | NftTable)}
+    marks = Owned(keys=roots, marked=owned.marked)
+    keys = roots | {obj.key for obj in fresh if not marks.covers(obj)}
     sysctls = dict(owned.sysctls)
     for op in ops:
         if isinstance(op, Replace) and isinstance(op.before, Sysctl):

@@ -18,6 +18,7 @@ import msgspec
 
 from muslin.model.kernel import (
     LINK_ATTRIBUTES,
+    Address,
     AnyObject,
     Key,
     Link,
@@ -37,6 +38,7 @@ from muslin.model.state import DesiredState, Owned, Snapshot
 # A link is set up after its addresses: so it never speaks with an address that it is about to change.
 STAGE_LINK_ATTRIBUTES = 12
 STAGE_LINK_UP = 25
+LINK_LOCAL = "fe80:"  # RFC 4291 section 2.5.6
 
 
 def diff(desired: DesiredState, observed: Snapshot, owned: Owned | None = None) -> tuple[Op, ...]:
@@ -171,6 +173,8 @@ def _falls_with(obj: AnyObject, gone: set[Key]) -> bool:
 def _deletable(obj: AnyObject) -> bool:
     if isinstance(obj, Link):
         return not isinstance(obj.options, Loopback | OtherKind)
+    if isinstance(obj, Address) and obj.address.startswith(LINK_LOCAL):
+        return False  # the kernel's own, on a link that is ours
     return not isinstance(obj, Sysctl)
 
 
