@@ -20,6 +20,11 @@ from muslin.model.address import Family, family_of
 Role = Literal["node", "container"]
 Requirement = Literal["R1", "R2", "R3", "underlay"]
 REQUIREMENTS: tuple[Requirement, ...] = ("R1", "R2", "R3", "underlay")
+_PROVES: dict[Requirement, tuple[Requirement, ...]] = {
+    "R1": ("R1", "R3"),
+    "R2": ("R2", "R3"),
+    "underlay": ("underlay",),
+}
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -66,7 +71,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def requirements(self) -> tuple[Requirement, ...]:
         """What the pair proves: its own requirement, and R3 wherever a container takes part."""
-        return (self.requirement,) if self.requirement == "underlay" else (self.requirement, "R3")
+        return _PROVES[self.requirement]
 
     @property
     def crosses_nodes(self) -> bool:

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import msgspec
 
 from muslin.verify.matrix import REQUIREMENTS, Requirement
-from muslin.verify.verdict import CheckReport, Fault, FaultKind, JudgedCell
+from muslin.verify.verdict import CheckReport, Exchange, Fault, FaultKind, JudgedCell, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -33,11 +33,12 @@ _LETTERS: dict[FaultKind, str] = {
     "ttl": "T",
     "fragmented": "F",
 }
+_TIMES: dict[Protocol, str] = {"icmp": "ICMP ms", "tcp": "TCP ms", "udp": "UDP ms"}  # the titles of the table
 _MEANINGS = "N NAT, L lost, R refused, U unreachable, T wrong TTL, F fragmented outside"
 
 
 class FaultGroup(NamedTuple):
-    """Faults of one cause: what they break, how often, and the first few sentences."""
+    """Faults of one cause: all that they break, how often, and the first few sentences."""
 
     breaks: tuple[Requirement, ...]
     cause: str
@@ -46,16 +47,17 @@ class FaultGroup(NamedTuple):
 
 
 def group_faults(report: CheckReport) -> tuple[FaultGroup, ...]:
-    """The faults of all cells by cause, the most frequent first."""
-    groups: dict[tuple[tuple[Requirement, ...], str], list[Fault]] = {}
+    """The faults of all cells by cause: first those that somebody named, then losses; the most frequent first."""
+    groups: dict[tuple[bool, str], list[Fault]] = {}
     for cell in report.cells:
         for fault in cell.faults:
-            groups.setdefault((fault.breaks, fault.cause), []).append(fault)
-    found = [
-        FaultGroup(breaks, cause, len(faults), tuple(fault.sentence for fault in faults[:EXAMPLES]))
-        for (breaks, cause), faults in groups.items()
-    ]
-    return tuple(sorted(found, key=lambda group: -group.times))
+            groups.setdefault((fault.kind == "lost", fault.cause), []).append(fault)
+    found = []
+    for (_, cause), faults in sorted(groups.items(), key=lambda group: (group[0][0], -len(group[1]))):
+        broken = {requirement for fault in faults for requirement in fault.breaks}
+        breaks = tuple(requirement for requirement in REQUIREMENTS if requirement in broken)
+        found.append(FaultGroup(breaks, cause, len(faults), tuple(fault.sentence for fault in faults[:EXAMPLES])))
+    return tuple(found)
 
 
 def render_totals(report: CheckReport) -> str:
@@ -85,9 +87,16 @@ def _group_lines(group: FaultGroup) -> Iterable[str]:
     if group.times == 1:
         return [f"  {group.examples[0]}"]
     more = group.times - len(group.examples)
-    shown = [f"      {sentence.partition(' broken: ')[2]}" for sentence in group.examples]
     tail = [f"      ... and {more} more"] if more else []
-    return [f"  {' and '.join(group.breaks)} broken {group.times} times: {group.cause}", *shown, *tail]
+    # A sentence is "R1 broken: SOURCE -> ADDRESS (NAME): detail", and the detail says more than the cause or just it.
+    shown = [sentence.partition(" broken: ")[2].removesuffix(f": {group.cause}") for sentence in group.examples]
+    examples = [f"      {example}" for example in shown]
+    return [f"  {_enumerate(group.breaks)} broken {group.times} times: {group.cause}", *examples, *tail]
+
+
+def _enumerate(words: Sequence[str]) -> str:
+    """``R1, R2 and R3``."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def render_table(report: CheckReport, wide: bool = False, *, color: bool = False, width: int = DEFAULT_WIDTH) -> str:
@@ -95,9 +104,10 @@ def render_table(report: CheckReport, wide: bool = False, *, color: bool = False
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    extra = ("OWN", "SENT", "SEEN", "TTL", "PATH MTU") if wide else ()
-    for title in ("", "SOURCE", "ADDRESS", "DESTINATION", "PROVES", "ICMP", "TCP", "UDP", *extra):
-        table.add_column(title, no_wrap=title not in ("", "SEEN"), overflow="fold")
+    extra = ("OWN", "SENT", "SEEN", "TTL", "MTU") if wide else ()
+    for title in ("OK?", "SOURCE", "ADDRESS", "DESTINATION", "PROVES", *_TIMES.values(), *extra):
+        right = title in (*_TIMES.values(), "TTL", "MTU")
+        table.add_column(title, no_wrap=True, justify="right" if right else "left")
     for cell in report.cells:
         table.add_row(*_row(cell, wide), style=None if cell.ok else "red")
     return _draw(table, color, width)
@@ -105,10 +115,10 @@ def render_table(report: CheckReport, wide: bool = False, *, color: bool = False
 
 def _row(cell: JudgedCell, wide: bool) -> list[str]:
     result, pair = cell.result, cell.result.pair
-    times = {exchange.protocol: _time_of(exchange.rtt_s) or exchange.outcome for exchange in result.exchanges}
+    times: dict[str, str] = {exchange.protocol: _time_of(exchange) for exchange in result.exchanges}
     words = ["ok" if cell.ok else "FAIL", pair.source.name, pair.address, pair.destination.name]
     words.append(" ".join(cell.proved) or "-")
-    words.extend(times.get(protocol, "-") for protocol in ("icmp", "tcp", "udp"))
+    words.extend(times.get(protocol, "-") for protocol in _TIMES)
     if wide:
         words.append(", ".join(result.own) or "-")
         words.append(_different(exchange.sent for exchange in result.exchanges))
@@ -118,8 +128,8 @@ def _row(cell: JudgedCell, wide: bool) -> list[str]:
     return words
 
 
-def _time_of(rtt_s: float | None) -> str:
-    return "" if rtt_s is None else f"{rtt_s * 1000:.1f} ms"
+def _time_of(exchange: Exchange) -> str:
+    return exchange.outcome if exchange.rtt_s is None else f"{exchange.rtt_s * 1000:.1f}"
 
 
 def _different(values: Iterable[object]) -> str:
@@ -152,9 +162,17 @@ def _render_cell_heatmap(
     for source in dict.fromkeys(source for source, _, _ in cells):
         marks = [_mark(cells.get((source, *column)), ascii_only) for column in columns]
         table.add_row(source, *(Text(mark, style=style) for mark, style in marks))
-    legend = [f"{number:3} = {address}  {name}" for number, (address, name) in enumerate(columns, 1)]
     good = "." if ascii_only else "■"
-    return "\n".join([_draw(table, color, width).rstrip(), f"{good} good, {_MEANINGS}", *legend]) + "\n"
+    parts = [_draw(table, color, width).rstrip(), f"{good} good, {_MEANINGS}", *_legend(columns, width)]
+    return "\n".join(parts) + "\n"
+
+
+def _legend(columns: Sequence[tuple[str, str]], width: int) -> list[str]:
+    """``1 = 10.0.0.10 node1``, as many beside each other as fit, numbered downwards."""
+    entries = [f"{number:3} = {address} {name}" for number, (address, name) in enumerate(columns, 1)]
+    room = max(map(len, entries)) + 2
+    rows = -(-len(entries) // max(width // room, 1))
+    return ["".join(entry.ljust(room) for entry in entries[row::rows]).rstrip() for row in range(rows)]
 
 
 def _mark(cell: JudgedCell | None, ascii_only: bool) -> tuple[str, str]:
@@ -186,7 +204,7 @@ def _render_node_heatmap(report: CheckReport, color: bool, width: int) -> str:
         marks = [_node_mark(counts.get((source, destination))) for destination in nodes]
         table.add_row(f"{number} {source}", *(Text(mark, style=style) for mark, style in marks))
     note = "failed checks from node to node: '.' none, blank where nothing was checked"
-    return f"{_draw(table, color, max(width, 20 + 6 * len(nodes))).rstrip()}\n{note}\n"
+    return f"{_draw(table, color, width).rstrip()}\n{note}\n"
 
 
 def _node_mark(count: tuple[int, int] | None) -> tuple[str, str]:
@@ -195,11 +213,13 @@ def _node_mark(count: tuple[int, int] | None) -> tuple[str, str]:
     failed, total = count
     if not failed:
         return ".", "green"
-    return str(failed), "bold red" if failed == total else "yellow"
+    return str(failed), "bold red" if failed == total else "magenta"  # yellow is unreadable on white
 
 
 def _draw(table: RenderableType, color: bool, width: int) -> str:
+    """The table as text, as wide as it needs to be: a terminal folds a long line, but nothing brings back a cut one."""
     from rich.console import Console
+    from rich.measure import Measurement
 
     buffer = io.StringIO()
     console: Console = Console(
@@ -210,7 +230,8 @@ def _draw(table: RenderableType, color: bool, width: int) -> str:
         color_system="standard" if color else None,
         legacy_windows=False,
     )
-    console.print(table)
+    needed = Measurement.get(console, console.options.update(width=1000), table).maximum
+    console.print(table, width=max(width, needed), crop=False, soft_wrap=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 

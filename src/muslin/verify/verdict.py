@@ -158,7 +158,9 @@ def judge_cell(result: CellResult) -> JudgedCell:
     broken = {requirement for fault in faults for requirement in fault.breaks}
     if not any(exchange.outcome == "answered" for exchange in result.exchanges):
         broken.update(REQUIREMENTS)
-    proved = tuple(requirement for requirement in result.pair.requirements if requirement not in broken)
+    proved = result.pair.requirements
+    if broken:
+        proved = tuple(requirement for requirement in proved if requirement not in broken)
     return JudgedCell(ok=not faults and bool(proved), proved=proved, faults=faults, result=result)
 
 

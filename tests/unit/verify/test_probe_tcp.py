@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from muslin.verify.probe_tcp import syns_received
+from muslin.verify.probe_tcp import syn_received
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 # 172.16.1.2:8080 <- 172.16.0.2:40000 in SYN_RECV, and the listener itself.
@@ -22,8 +22,9 @@ LITTLE_6 = HEAD + (
 
 @pytest.mark.skipif(sys.byteorder != "little", reason="the golden text is of a little-endian machine")
 def test_who_knocked() -> None:
-    assert syns_received(LITTLE, 8080, 40000) == [("172.16.0.2", "172.16.1.2")]
-    assert syns_received(LITTLE, 8080, 40001) == []
-    assert syns_received("", 8080, 40000) == []
-    (found,) = syns_received(LITTLE_6, 8080, 40000)
-    assert found == ("fd16:1::3", "fd16::2")
+    at = ("172.16.1.2", 8080)
+    assert syn_received(LITTLE, ("172.16.0.2", 40000), at)
+    assert not syn_received(LITTLE, ("172.16.0.2", 40001), at), "that one is connected"
+    assert not syn_received(LITTLE, ("172.16.0.3", 40000), at), "the port of a stranger says nothing"
+    assert not syn_received("", ("172.16.0.2", 40000), at)
+    assert syn_received(LITTLE_6, ("fd16:1::3", 40000), ("fd16::2", 8080))

@@ -16,8 +16,8 @@ from muslin.verify.report import (
     to_json,
     to_junit_xml,
 )
-from muslin.verify.verdict import CheckReport, make_report
-from tests.unit.verify.examples import CROSSING, UNDERLAY, changed, container, good, lost, node, two_nodes
+from muslin.verify.verdict import CheckReport, ErrorSeen, make_report
+from tests.unit.verify.examples import CROSSING, FROM_NODE, UNDERLAY, changed, container, good, lost, node, two_nodes
 
 
 def no_hops(source: Endpoint, destination: Endpoint, address: str) -> int:
@@ -63,6 +63,30 @@ def test_groups_come_most_frequent_first() -> None:
     assert [group.times for group in group_faults(mixed())] == [4, 1]
 
 
+def test_one_cause_is_one_group_whatever_it_breaks_and_named_causes_come_first() -> None:
+    router = ErrorSeen(text="network unreachable", offender="10.0.1.1", icmp=(3, 0))
+    told = changed(lost(good(UNDERLAY)), outcome="error", error=router)
+    report = make_report([lost(good()), lost(good()), lost(good(FROM_NODE)), lost(good(UNDERLAY)), told], 1.0)
+    assert render_verdict(report).splitlines()[1:] == [
+        "  underlay broken: node1 -> 10.0.0.20 (node2): unreachable from 10.0.1.1: network unreachable"
+        " (ICMP type 3 code 0) (icmp, tcp, udp)",
+        "  R1, R2 and underlay broken 4 times: lost: no answer to icmp, tcp, udp: the request never arrived",
+        "      con1.node1 -> 172.16.1.2 (con1.node2)",
+        "      con1.node1 -> 172.16.1.2 (con1.node2)",
+        "      node1 -> 172.16.1.2 (con1.node2)",
+        "      ... and 1 more",
+    ]
+
+
+def test_a_table_is_never_cut_and_fits_into_80_columns() -> None:
+    pairs = all_pairs([container(10, 20), node(20)], no_hops)
+    report = make_report([good(pair) for pair in pairs], 0.1)
+    lines = render_table(report, width=20).splitlines()
+    assert lines[0].split() == "OK? SOURCE ADDRESS DESTINATION PROVES ICMP ms TCP ms UDP ms".split()
+    assert len(lines) == 1 + len(pairs)
+    assert max(map(len, lines)) <= 80
+
+
 def test_table_shows_what_was_proved_and_what_was_seen() -> None:
     plain = render_table(mixed())
     assert plain.count("FAIL") == 5
@@ -82,9 +106,7 @@ def test_heatmap_by_cell_in_ascii() -> None:
         "node1       L  .  .",
         "con1.node1  L  .  .",
         ". good, N NAT, L lost, R refused, U unreachable, T wrong TTL, F fragmented outside",
-        "  1 = 10.0.0.10  node1",
-        "  2 = 172.16.0.1  node1",
-        "  3 = 172.16.0.2  con1.node1",
+        "  1 = 10.0.0.10 node1          2 = 172.16.0.1 node1         3 = 172.16.0.2 con1.node1",
     ]
 
 
