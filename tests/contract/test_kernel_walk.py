@@ -24,7 +24,6 @@ STEPS = 60
 
 def networks(lab: str) -> dict[str, DesiredState]:
     """The states of the walk."""
-    loss = NftTable(netns="", family="netdev", name="t", text="")
     topologies = {
         "step 1": preset(1, families=(4, 6)),
         "step 2": preset(2),
@@ -39,7 +38,7 @@ def networks(lab: str) -> dict[str, DesiredState]:
     filtered: list[AnyObject] = []
     for netns in found["step 2"].own_netns[:2]:
         text = "chain c {\ntype filter hook forward priority filter; policy accept;\n}"
-        filtered.append(NftTable(netns=netns, family="inet", name=loss.name, text=text))
+        filtered.append(NftTable(netns=netns, family="inet", name="ours", text=text))
     found["step 2, filtered"] = found["step 2"] | DesiredState(tuple(filtered))
     found["nothing"] = DesiredState()
     return found

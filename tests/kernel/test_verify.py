@@ -376,3 +376,24 @@ def test_few_descriptors_only_make_it_slower(net: Net) -> None:
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
         assert check(pairs).ok
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_large_run_gives_its_neighbours_back(net: Net, monkeypatch: pytest.MonkeyPatch, family: int) -> None:
+    build_two_nodes(net)
+    address, mac = ("172.16.0.99", "02:00:00:00:00:99") if family == 4 else ("fd16:1::99", "02:00:00:00:00:99")
+    net.ip("node1", f"neigh add {address} lladdr {mac} dev cable nud permanent")
+    pairs = all_pairs(two_nodes(net, family), routed_hops)
+
+    def neighbours(short: str) -> list[str]:
+        words = ["ip", f"-{family}", "-n", net.name(short), "neigh"]
+        lines = subprocess.run(words, check=True, text=True, capture_output=True).stdout.splitlines()
+        return [line.split()[0] for line in lines if not line.startswith("fe80")]
+
+    assert check(pairs).ok
+    assert len(neighbours("node1")) > 1, "a small run leaves them, as any traffic does"
+    monkeypatch.setattr("muslin.verify.probe.FORGET_PAIRS", len(pairs) // 3)
+    report = check(pairs)
+    assert report.ok, render_verdict(report)
+    assert neighbours("node1") == [address], "only what somebody else put there stays"
+    assert neighbours("con1") == []

@@ -10,6 +10,7 @@ import pytest
 
 from tests.lab.support import SHARED, Muslin, leftovers, wait_until
 
+
 def _check_nothing_left(runtime: Path) -> None:
     try:
         # The kernel takes processes and namespaces away in the background.

@@ -159,7 +159,8 @@ class Muslin:
 
 def check_finished(done: Finished, code: int | None) -> None:
     """Fail with everything that was said, unless the command ended as it should."""
-    told = f"{' '.join(done.args)}\n-- exit code {done.returncode}, expected {code}\n{done.stderr}\n--\n{done.stdout[-2000:]}"
+    told = f"{' '.join(done.args)}\n-- exit code {done.returncode}, expected {code}\n{done.stderr}\n--\n"
+    told += done.stdout[-2000:]
     assert "Traceback" not in done.stderr, told
     assert "Exception ignored" not in done.stderr, told
     if code is not None:
@@ -169,7 +170,8 @@ def check_finished(done: Finished, code: int | None) -> None:
 def finish(process: subprocess.Popen[str], code: int | None = 0, stdin: str | None = None) -> Finished:
     """Wait for a started command; see ``check_finished``."""
     stdout, stderr = process.communicate(stdin, timeout=60)
-    done = Finished(list(map(str, process.args)), process.returncode, stdout, stderr)  # type: ignore[call-overload]
+    assert isinstance(process.args, list)
+    done = Finished([str(word) for word in process.args], process.returncode, stdout, stderr)
     check_finished(done, code)
     return done
 

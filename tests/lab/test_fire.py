@@ -89,6 +89,20 @@ def test_a_lab_whose_up_was_killed_can_simply_be_raised_again(muslin: Muslin) ->
     assert muslin.json("check", "--name", name, "--sample", 60)["ok"] is True
 
 
+@pytest.mark.parametrize("file", ["state.json.new", "muslin-x-node1.log"])
+def test_files_without_a_state_of_an_up_or_down_killed_at_its_first_or_last_moment_go(
+    muslin: Muslin, file: str
+) -> None:
+    name = muslin.new_name()
+    (muslin.runtime / name).mkdir(parents=True)
+    (muslin.runtime / name / file).write_text("{")
+    assert muslin.json("ls", "--name", name)["labs"][0]["condition"] == "half up"
+
+    muslin.lab("down", name)
+
+    assert not leftovers(muslin.runtime)
+
+
 @pytest.mark.parametrize("commands", [1, 5, 15])
 def test_an_interrupted_up_of_a_fresh_lab_takes_everything_back(muslin: Muslin, commands: int) -> None:
     name = muslin.new_name()

@@ -21,9 +21,9 @@ from tests.lab.support import (
 pytestmark = pytest.mark.lab
 
 FAMILIES = ("4", "6", "dual")
-SMALL = [(step, "l2", family, None) for step in (1, 2) for family in FAMILIES]
+SMALL: list[tuple[int, str, str, str | None]] = [(step, "l2", family, None) for step in (1, 2) for family in FAMILIES]
 SMALL += [(step, "routed", "dual", None) for step in (1, 2)]
-LARGE = [
+LARGE: list[tuple[int, str, str, str | None]] = [
     (step, underlay, family, backend)
     for step, backend in ((3, "host-gw"), (4, "udp"), (4, "vxlan"))
     for underlay in ("l2", "routed")
@@ -31,7 +31,11 @@ LARGE = [
     if (backend, underlay) != ("host-gw", "routed")
 ]
 # The other step's backend on each step: only the name of the step differs, so one family tells.
-CROSSED = [(3, "l2", "4", "udp"), (3, "l2", "4", "vxlan"), (4, "l2", "4", "host-gw")]
+CROSSED: list[tuple[int, str, str, str | None]] = [
+    (3, "l2", "4", "udp"),
+    (3, "l2", "4", "vxlan"),
+    (4, "l2", "4", "host-gw"),
+]
 
 CELLS = {1: 4, 2: 12, 3: 48, 4: 48}
 SHAPE = {1: (1, 1, 1), 2: (1, 2, 2), 3: (2, 4, 2), 4: (2, 4, 2)}
@@ -115,8 +119,7 @@ def test_routes_cannot_cross_a_router_that_does_not_know_them(muslin: Muslin, fa
     assert any(sentence.startswith("R1 broken: con1.node1 -> ") for sentence in sentences(report))
     shown = muslin.lab("check", "--name", name, "--timeout", "0.4", "--test", "con1.node1 -> ", code=1).stdout
     assert "FAILED" in shown
-    assert "R1 broken" in shown
-    assert "R2 broken" in shown
+    assert "R1 and R2 broken" in shown
 
 
 # ---- exactly what lab.md, section 1, says ------------------------------------------------------------------

@@ -16,7 +16,16 @@ from collections.abc import Iterator
 import msgspec
 
 from muslin.errors import UsageError
-from muslin.model.address import DEFAULT_PREFIX, FAMILIES, Family, address_part, contains, family_of, prefix_length
+from muslin.model.address import (
+    DEFAULT_PREFIX,
+    FAMILIES,
+    Family,
+    address_part,
+    contains,
+    family_of,
+    network_of,
+    prefix_length,
+)
 from muslin.model.kernel import TABLE_MAIN, Address, Link, Loopback, Route
 from muslin.model.state import Snapshot
 
@@ -45,14 +54,10 @@ class Underlay(msgspec.Struct, frozen=True, kw_only=True):
 
     def shares_network_with(self, address: str) -> bool:
         """Whether an address lies on the layer-2 network of this interface."""
-        return any(contains(_network(interface), address) for interface in self.interfaces)
+        return any(contains(network_of(interface), address) for interface in self.interfaces)
 
 
-def _network(interface: str) -> str:
-    return str(ipaddress.ip_interface(interface).network)
-
-
-def choose_underlay(observed: Snapshot, options: UnderlayOptions, families: tuple[Family, ...]) -> Underlay:
+def choose_underlay(observed: Snapshot, options: UnderlayOptions) -> Underlay:
     """The interface to use; UsageError, naming what there is, when nothing fits."""
     host = _Host(observed)
     name = next(_candidates(host, options), None)
@@ -65,9 +70,6 @@ def choose_underlay(observed: Snapshot, options: UnderlayOptions, families: tupl
     interfaces = tuple(best for family in FAMILIES if (best := host.best_address(name, family)))
     if not interfaces:
         raise UsageError(f"interface {name} has no address that other nodes could reach", "give it one, or --iface")
-    usable = {family_of(interface) for interface in interfaces}
-    if not usable.intersection(families) and len(families) == 1 and not usable:
-        raise UsageError(f"interface {name} has no IPv{families[0]} address")
     own = tuple(address_part(interface) for interface in interfaces)
     given = {family_of(address): address for address in options.public_addresses}
     public = tuple(given.get(family_of(address), address) for address in own)
@@ -116,11 +118,10 @@ class _Host:
         return ", ".join(shown) or "none"
 
     def best_address(self, link: str, family: Family) -> str | None:
-        """The address, with length, that others should use: global before link-local."""
-        found = [obj.address for obj in self._addresses if obj.link == link and family_of(obj.address) == family]
-        ranked = sorted(found, key=lambda address: ipaddress.ip_interface(address).is_link_local)
-        # A link-local address needs the name of a link beside it, which a lease cannot carry.
-        return next((address for address in ranked if not ipaddress.ip_interface(address).is_link_local), None)
+        """The address, with length, that others should use, in the kernel's order; never a link-local one."""
+        found = (obj.address for obj in self._addresses if obj.link == link and family_of(obj.address) == family)
+        # A link-local address means nothing without the name of a link, which a lease cannot carry.
+        return next((address for address in found if not ipaddress.ip_interface(address).is_link_local), None)
 
     def by_name_or_address(self, wanted: str) -> Iterator[str]:
         """The link called so, or the one with this address."""

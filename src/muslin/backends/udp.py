@@ -5,21 +5,58 @@ routes all of that network into it; the node's own subnet, being longer, still g
 the device (``muslin.tunnel``) picks the peer by the packet's destination. Packets to a container leave by the device
 while those to a node's underlay address do not, so answers may come back another way than the questions went:
 reverse path filtering (RFC 3704) has to be off, as the talk does it.
+
+A lab builds what the talk shows: tun0, number 100 of the subnet, port 9000. An agent shares its host with others and
+its network with flannel: a device name of its own (tun0 is OpenVPN's), the ``.0`` address that no container gets, and
+flannel's port. A node tells its port in the lease; flannel does not, it takes for granted that all use the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import msgspec
+
+from muslin.backends.base import PORT_MAX, Given, sort_out
 from muslin.model.address import Family, family_of, host_prefix, nth_address, prefix_length
 from muslin.model.kernel import Address, AnyObject, Link, Sysctl, Tun
-from muslin.model.network import TUNNEL_PORT, BackendPlan, LocalNode, Peer, Tunnel, endpoint, of_family
+from muslin.model.network import TUNNEL_PORT, BackendPlan, LocalNode, Peer, Refusal, Tunnel, endpoint, of_family
 from muslin.model.state import DesiredState
 
+NAME = "udp"
+ACCEPTED = (NAME, "")  # flannel's udp_amd64.go leaves BackendType out of its lease
 DEVICE = "tun0"
+AGENT_DEVICE = "muslin-udp"
 TUNNEL_ADDRESS_INDEX = 100  # the talk: 172.16.0.100/16 on a node with 172.16.0.0/24
+AGENT_ADDRESS_INDEX = 0  # flannel's udp_amd64.go: tunNet is l.Subnet.IP with the length of the network
+AGENT_PORT = 8285  # flannel's udp_amd64.go, defaultPort
 UDP_HEADER_BYTES = 8  # RFC 768
 IP_HEADER_BYTES: dict[Family, int] = {4: 20, 6: 40}  # RFC 791, RFC 8200, without options
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """By default a lab's. ``ignored`` are names of options that mean nothing."""
+
+    port: int = TUNNEL_PORT
+    device: str = DEVICE
+    address_index: int = TUNNEL_ADDRESS_INDEX
+    """Which address of the node's subnet the device has."""
+    ignored: tuple[str, ...] = ()
+
+
+DEFAULTS = Options()
+
+
+def parse_options(options: Mapping[str, Any]) -> Options:
+    """The options of an agent: ``Port``."""
+    given = Given(options)
+    return Options(
+        port=given.whole("Port", AGENT_PORT, PORT_MAX) or AGENT_PORT,
+        device=AGENT_DEVICE,
+        address_index=AGENT_ADDRESS_INDEX,
+        ignored=given.left,
+    )
 
 
 def overhead_bytes(family: Family) -> int:
@@ -27,40 +64,79 @@ def overhead_bytes(family: Family) -> int:
     return IP_HEADER_BYTES[family] + UDP_HEADER_BYTES
 
 
-def plan(local: LocalNode, peers: Sequence[Peer]) -> BackendPlan:
-    """The device, its addresses, the settings, and the tunnel to all peers over one underlay family."""
-    underlay = local.addresses[0]
-    mtu = local.underlay_mtu - overhead_bytes(family_of(underlay))
-    device = Link(netns=local.netns, name=DEVICE, options=Tun(), mtu=mtu, up=True)
-    objects: list[AnyObject] = [device, *_addresses(local), *_reverse_path_settings(local)]
-    return BackendPlan(state=DesiredState(tuple(objects)), tunnel=_tunnel(local, peers, underlay))
+def mtu(_options: Options, local: LocalNode) -> int:
+    """What a container's packet may have."""
+    return local.underlay_mtu - overhead_bytes(family_of(local.addresses[0]))
 
 
-def _addresses(local: LocalNode) -> Iterator[Address]:
+def advertise(options: Options, _local: LocalNode) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Our port: flannel ignores it, and our peers follow it while a change of port goes through the cluster."""
+    return {"Port": options.port}, {}
+
+
+def plan(
+    local: LocalNode, peers: Sequence[Peer], options: Options = DEFAULTS, *, use_nexthops: bool = False
+) -> BackendPlan:
+    """The device, its addresses, the settings, and the tunnel to all peers over one underlay family.
+
+    ``use_nexthops`` changes nothing: there is one route for all.
+    """
+    served, refusals = sort_out(local, peers, NAME, ACCEPTED)
+    device = Link(netns=local.netns, name=options.device, options=Tun(), mtu=mtu(options, local), up=True)
+    objects: list[AnyObject] = [device, *_addresses(local, options), *_reverse_path_settings(local, options)]
+    reachable: list[Peer] = []
+    for peer in served:
+        reason = _unreachable(peer, options, family_of(local.addresses[0]))
+        if reason:
+            refusals.append(Refusal(peer.name, f"udp cannot reach {peer.name} from {local.name}: {reason}"))
+        else:
+            reachable.append(peer)
+    return BackendPlan(
+        state=DesiredState(tuple(objects)), tunnel=_tunnel(local, reachable, options), refusals=tuple(refusals)
+    )
+
+
+def _addresses(local: LocalNode, options: Options) -> Iterator[Address]:
     for subnet in local.subnets:
         network = of_family(local.networks, family_of(subnet))
         length = prefix_length(network or subnet)
-        address = f"{nth_address(subnet, TUNNEL_ADDRESS_INDEX)}/{length}"
-        yield Address(netns=local.netns, link=DEVICE, address=address)
+        address = f"{nth_address(subnet, options.address_index)}/{length}"
+        yield Address(netns=local.netns, link=options.device, address=address)
 
 
-def _reverse_path_settings(local: LocalNode) -> Iterator[Sysctl]:
+def _reverse_path_settings(local: LocalNode, options: Options) -> Iterator[Sysctl]:
     """IPv4 only: IPv6 has no such setting (its filter is a packet filter rule, see nft(8) fib)."""
-    for name in ("all", local.underlay_link, local.bridge, DEVICE):
+    for name in ("all", local.underlay_link, local.bridge, options.device):
         if name:
             yield Sysctl(netns=local.netns, name=f"net/ipv4/conf/{name}/rp_filter", value="0")
 
 
-def _tunnel(local: LocalNode, peers: Sequence[Peer], underlay: str) -> Tunnel:
+def _unreachable(peer: Peer, options: Options, family: Family) -> str:
+    """Why no datagram can go to the peer; empty when one can."""
+    if of_family(peer.addresses, family) is None:
+        return f"it has no IPv{family} address on the underlay, over which this node's tunnel runs"
+    port = _port_of(peer, options)
+    if type(port) is not int or not 0 < port <= PORT_MAX:
+        return f"its lease has {str(port)[:60]!r} for Port; expected a whole number from 1 to {PORT_MAX}"
+    return ""
+
+
+def _port_of(peer: Peer, options: Options) -> Any:
+    return peer.data.get("Port", options.port)
+
+
+def _tunnel(local: LocalNode, peers: Sequence[Peer], options: Options) -> Tunnel:
+    underlay = local.addresses[0]
+    family = family_of(underlay)
     return Tunnel(
         netns=local.netns,
-        device=DEVICE,
-        listen=endpoint(underlay, TUNNEL_PORT),
-        peers=tuple(entry for peer in peers for entry in _tunnel_entries(peer, family_of(underlay))),
+        device=options.device,
+        listen=endpoint(underlay, options.port),
+        peers=tuple(entry for peer in peers for entry in _tunnel_entries(peer, family, _port_of(peer, options))),
     )
 
 
-def _tunnel_entries(peer: Peer, family: Family) -> Iterator[tuple[str, str]]:
+def _tunnel_entries(peer: Peer, family: Family, port: int) -> Iterator[tuple[str, str]]:
     """Each prefix that a peer may speak for, with where to send what is for it."""
     outer = of_family(peer.addresses, family)
     if outer is None:
@@ -69,4 +145,4 @@ def _tunnel_entries(peer: Peer, family: Family) -> Iterator[tuple[str, str]]:
     # from; a second underlay address, of the other family, has to be named.
     others = (host_prefix(address) for address in peer.addresses if address != outer)
     for prefix in (*peer.subnets, *others):
-        yield prefix, endpoint(outer, TUNNEL_PORT)
+        yield prefix, endpoint(outer, port)

@@ -98,9 +98,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         )
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as help_text:
+        help_text.show()
+        return help_text.exit_code
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        context = getattr(error, "ctx", None)
+        hint = f"\n  see: {context.command_path} --help" if context else ""
+        return _complain(f"{error.format_message()}{hint}", error.exit_code)
     except MuslinError as error:
         return _complain(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):

@@ -49,19 +49,18 @@ def apply(
     results: dict[int, OpResult] = {}
     missing: dict[Key, str] = {}
     for _, stage in groupby(enumerate(ops), key=lambda item: _stage_of(item[1])):
-        by_netns: dict[str, list[tuple[int, Op]]] = {}
+        batches: dict[str | int, list[tuple[int, Op]]] = {}
         for index, op in stage:
             if reason := _missing_reason(op, missing):
                 results[index] = OpResult(op=op, outcome="skipped", reason=reason)
                 missing |= dict.fromkeys(_keys_of(op), reason)
             else:
-                by_netns.setdefault(op.object.netns, []).append((index, op))
-        for netns, whole in by_netns.items():
-            for batch in [[item] for item in whole] if one_by_one else [whole]:
-                for _, op in batch if witness else ():
-                    witness(op)  # type: ignore[misc]
-                for (index, op), answer in zip(batch, _apply_batch(sessions, netns, batch), strict=True):
-                    results[index] = _result(op, answer, missing)
+                batches.setdefault(index if one_by_one else op.object.netns, []).append((index, op))
+        for batch in batches.values():
+            for _, op in batch if witness else ():
+                witness(op)  # type: ignore[misc]
+            for (index, op), answer in zip(batch, _apply_batch(sessions, batch), strict=True):
+                results[index] = _result(op, answer, missing)
     settle(sessions, (op.key for op in ops if isinstance(op, SetLink) and op.attribute == "up" and op.object.up))
     return [results[index] for index in range(len(ops))]
 
@@ -118,9 +117,10 @@ def _result(op: Op, answer: Answer, missing: dict[Key, str]) -> OpResult:
     return OpResult(op=op, outcome="failed", errno=answer.errno, reason=answer.text)
 
 
-def _apply_batch(sessions: Sessions, netns: str, batch: list[tuple[int, Op]]) -> list[Answer]:
+def _apply_batch(sessions: Sessions, batch: list[tuple[int, Op]]) -> list[Answer]:
     """The answers to operations of one kind in one namespace."""
     first = batch[0][1]
+    netns = first.object.netns
     ops = [op for _, op in batch]
     if isinstance(first.object, Netns):
         return [_answer(lambda op=op: _apply_netns(sessions, op)) for op in ops]  # type: ignore[misc]
@@ -132,7 +132,10 @@ def _apply_batch(sessions: Sessions, netns: str, batch: list[tuple[int, Op]]) ->
         return nft_sets.apply_elements(netns, ops)
     if _needs_call(first):
         return [_answer(lambda op=op: _apply_by_call(session, op)) for op in ops]  # type: ignore[misc]
-    return _apply_by_netlink(session, ops)
+    answers = _apply_by_netlink(session, ops)
+    if isinstance(first.object, Link) and not isinstance(first, SetLink):
+        sessions.forget_links()  # a veth comes and goes with an end in another namespace
+    return answers
 
 
 def _answer(call: Callable[[], str | None]) -> Answer:
@@ -182,6 +185,8 @@ def _apply_by_netlink(session: Session, ops: list[Op]) -> list[Answer]:
                 package.add(index, op, last_try=True)
         except OSError as error:
             answers[index] = Answer(error.errno or errno.EINVAL, str(error.filename or ""))
+        except ValueError as error:  # a name too long, a MAC that is none: what the kernel would say EINVAL to
+            answers[index] = Answer(errno.EINVAL, str(error))
     answers |= package.send()
     return [answers[index] for index in range(len(ops))]
 
@@ -203,7 +208,7 @@ class _Package:
             if error.errno != errno.ENODEV or last_try or not self._holds_links:
                 raise
             return False
-        self._holds_links |= isinstance(op.object, Link)
+        self._holds_links |= isinstance(op.object, Link) and not isinstance(op, SetLink)
         return True
 
     def send(self) -> dict[int, Answer]:
@@ -288,7 +293,8 @@ def _encode_add(session: Session, obj: AnyObject, replace: bool) -> Request:
         case Rule():
             return _encode_rule(rtnetlink.rule_add, obj)
         case Neighbour():
-            return rtnetlink.neighbour_add(session.ifindex(obj.link), obj.address, obj.mac, replace=replace)
+            # What the kernel learned or failed to learn itself (a FAILED entry) holds the key, but is not observed.
+            return rtnetlink.neighbour_add(session.ifindex(obj.link), obj.address, obj.mac, replace=True)
         case FdbEntry():
             return rtnetlink.fdb_add(session.ifindex(obj.link), obj.mac, obj.destination, replace=replace)
     raise TypeError(f"no way to add {type(obj).__name__} by netlink")
@@ -302,6 +308,8 @@ def _encode_delete(session: Session, obj: AnyObject) -> Request:
             return rtnetlink.address_delete(session.ifindex(obj.link), obj.address)
         case Nexthop():
             return rtnetlink.nexthop_delete(obj.id)
+        case Route(nexthop_id=int(hop)):  # the way of the next hop, filled in by the kernel, must not be named too
+            return rtnetlink.route_delete(obj.destination, nexthop_id=hop, metric=obj.metric, table=obj.table)
         case Route():
             return rtnetlink.route_delete(
                 obj.destination,

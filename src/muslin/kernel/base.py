@@ -41,7 +41,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
         owned = owned or Owned()
         kinds = {type(obj) for obj in desired}
         tags = {str(key[0]) for key in owned.keys}
-        places = dict.fromkeys([*desired.netns_names, *(str(key[1]) for key in (*owned.keys, *owned.sysctls))])
+        places = dict.fromkeys([*desired.netns_names, *sorted({str(key[1]) for key in (*owned.keys, *owned.sysctls)})])
         settings = {(obj.netns, obj.name) for obj in desired if isinstance(obj, Sysctl)}
         settings |= {(str(key[1]), str(key[2])) for key in owned.sysctls}
         tables = {obj.netns for obj in desired if isinstance(obj, NftTable)}

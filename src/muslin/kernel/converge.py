@@ -12,7 +12,7 @@ from typing import Protocol
 
 from muslin.kernel.base import Kernel, Scope, Witness
 from muslin.model.kernel import Key, Link, NftTable, Sysctl
-from muslin.model.ops import Create, Op, OpResult, Replace, Report
+from muslin.model.ops import Create, Delete, Op, OpResult, Replace, Report
 from muslin.model.state import DesiredState, Owned, Snapshot
 from muslin.plan.diff import diff
 
@@ -62,9 +62,23 @@ def converge(
 ) -> Report:
     """Make the kernel agree with ``desired``; one result for each operation that was needed."""
     journal = journal or MemoryJournal()
+    results = _one_pass(kernel, desired, journal, witness, one_by_one)
+    removed = any(result.outcome == "done" and isinstance(result.op, Delete) for result in results)
+    if removed and any(result.outcome != "done" for result in results):
+        # New comes ahead of old; what the old stood in the way of has its chance now.
+        done = [result for result in results if result.outcome == "done"]
+        results = [*done, *_one_pass(kernel, desired, journal, witness, one_by_one)]
+    return Report(tuple(results))
+
+
+def _one_pass(
+    kernel: Kernel, desired: DesiredState, journal: Journal, witness: Witness | None, one_by_one: bool
+) -> list[OpResult]:
     observed, ops = plan_ops(kernel, desired, journal.owned)
     journal.record(_ownership(journal.owned, desired, observed, ops))
-    return _finish(journal, desired, kernel.apply(ops, witness, one_by_one=one_by_one))
+    results = kernel.apply(ops, witness, one_by_one=one_by_one)
+    _record_outcome(journal, desired, results)
+    return results
 
 
 def _ownership(owned: Owned, desired: DesiredState, observed: Snapshot, ops: Iterable[Op]) -> Owned:
@@ -85,7 +99,7 @@ def _ownership(owned: Owned, desired: DesiredState, observed: Snapshot, ops: Ite
     return Owned(keys=keys, sysctls=sysctls, marked=owned.marked)
 
 
-def _finish(journal: Journal, desired: DesiredState, results: list[OpResult]) -> Report:
+def _record_outcome(journal: Journal, desired: DesiredState, results: list[OpResult]) -> None:
     """What was ours and is wanted no more is forgotten, unless its removal failed."""
     wanted = desired.by_key
     failed = [result.op for result in results if result.outcome != "done"]
@@ -107,4 +121,3 @@ def _finish(journal: Journal, desired: DesiredState, results: list[OpResult]) ->
             marked=owned.marked,
         )
     )
-    return Report(tuple(results))

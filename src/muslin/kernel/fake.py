@@ -38,6 +38,7 @@ from muslin.model.ops import Create, Delete, Op, OpResult, SetLink
 from muslin.model.state import Snapshot
 
 DEFAULT_MTU_BYTES = 1500
+LINK_LOCAL = "fe80:"  # RFC 4291 section 2.5.6
 LOOPBACK_MTU_BYTES = 65536
 
 
@@ -172,18 +173,20 @@ class FakeKernel:
         up = {
             obj.name for obj in self.objects.values() if isinstance(obj, Link) and obj.netns == route.netns and obj.up
         }
-        if route.link is not None and route.link not in up:
-            return errno.ENETDOWN
         if route.via is None or route.onlink:
-            return 0
+            return errno.ENETDOWN if route.link not in up else 0
         via, via_family = route.via, family_of(route.via)
+        if via.startswith(LINK_LOCAL):  # every link that is up has such addresses
+            return 0 if route.link in up else errno.ENETDOWN
         addresses = [obj for obj in self.objects.values() if isinstance(obj, Address) and obj.netns == route.netns]
         connected = [
             network_of(obj.address)
             for obj in addresses
             if family_of(obj.address) == via_family and obj.link in up and route.link in (None, obj.link)
         ]
-        return 0 if any(contains(prefix, via) for prefix in connected) else errno.ENETUNREACH
+        if any(contains(prefix, via) for prefix in connected):
+            return 0
+        return errno.ENETUNREACH if via_family == 4 else errno.EHOSTUNREACH
 
     def _remove(self, key: Key) -> None:
         obj = self.objects.pop(key, None)

@@ -103,7 +103,12 @@ def create(name: str) -> None:
     """Make a namespace and give it a name; FileExistsError when the name is taken."""
     prepare_directory()
     target = path_of(name)
-    os.close(os.open(target, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o000))
+    try:
+        os.close(os.open(target, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o000))
+    except FileExistsError:
+        if inode_of(name) is not None:
+            raise
+        # Just a file, left behind by a crash between its creation and the mount: it serves.
 
     def bind_new() -> None:
         unshare(CLONE_NEWNET)

@@ -140,7 +140,11 @@ def _route(netns: str, record: RouteRecord, names: dict[int, str]) -> Route:
     )
 
 
-def _rule(netns: str, record: RuleRecord) -> Rule:
+def _rule(netns: str, record: RuleRecord) -> Rule | None:
+    """The rule; None for one of others that says more than ours can, and so is none of them."""
+    whole_mark = record.fwmask in (0, 0xFFFFFFFF)
+    if record.action != "lookup" or record.inverted or record.oif or not whole_mark:
+        return None
     return Rule(
         netns=netns,
         family=6 if record.family == rtnetlink.AF_INET6 else 4,
@@ -148,8 +152,8 @@ def _rule(netns: str, record: RuleRecord) -> Rule:
         table=record.table,
         source=record.source,
         destination=record.destination,
-        iif=record.iif,
-        fwmark=record.fwmark,
+        iif=record.iif or None,
+        fwmark=record.fwmark or None,
         protocol=record.protocol,
     )
 
@@ -175,7 +179,7 @@ def _options(netns: str, record: LinkRecord, names: dict[int, str], peers: _Peer
             return Loopback()
         case "bridge":
             return Bridge()
-        case "tun":
+        case "tun" if record.tun_type != "tap":
             return Tun()
         case "veth":
             peer_netns, peer = peers.find(netns, record)

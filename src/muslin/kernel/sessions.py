@@ -79,6 +79,11 @@ class Sessions:
             session = self._open[netns] = Session(netns, inode)
         return session
 
+    def forget_links(self) -> None:
+        """Links came or went, perhaps in several namespaces at once: look their numbers up again."""
+        for session in self._open.values():
+            session.forget_links()
+
     def forget(self, netns: str) -> None:
         """Close the doors of a namespace, so that it can die."""
         if session := self._open.pop(netns, None):

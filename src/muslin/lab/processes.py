@@ -69,20 +69,25 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
-def converge_tunnels(
-    wanted: Sequence[Tunnel], netns_names: Iterable[str], log_directory: str
-) -> tuple[list[Tunnel], list[RunningTunnel]]:
-    """Make exactly the wanted tunnels run in these namespaces; (started, stopped). MuslinError when one does not."""
-    running = running_tunnels(netns_names)
+def missing_tunnels(wanted: Sequence[Tunnel], netns_names: Iterable[str]) -> list[Tunnel]:
+    """The wanted tunnels that do not run in these namespaces, or were told something else."""
+    alive = {(tunnel.netns, tunnel.arguments) for tunnel in running_tunnels(netns_names)}
+    return [tunnel for tunnel in wanted if (tunnel.netns, tunnel.arguments) not in alive]
+
+
+def end_unwanted_tunnels(wanted: Sequence[Tunnel], netns_names: Iterable[str]) -> int:
+    """End the tunnels in these namespaces that are not wanted, or were told something else; how many there were."""
     asked = {(tunnel.netns, tunnel.arguments) for tunnel in wanted}
-    stopped = [tunnel for tunnel in running if (tunnel.netns, tunnel.arguments) not in asked]
-    end_processes([tunnel.pid for tunnel in stopped])
-    alive = {(tunnel.netns, tunnel.arguments) for tunnel in running}
-    started = [tunnel for tunnel in wanted if (tunnel.netns, tunnel.arguments) not in alive]
-    processes = [(tunnel, _start(tunnel, log_directory)) for tunnel in started]
+    unwanted = [tunnel for tunnel in running_tunnels(netns_names) if (tunnel.netns, tunnel.arguments) not in asked]
+    end_processes([tunnel.pid for tunnel in unwanted])
+    return len(unwanted)
+
+
+def start_tunnels(tunnels: Sequence[Tunnel], log_directory: str) -> None:
+    """Start tunnels, all at once, and return when each is ready; MuslinError when one does not get there."""
+    processes = [(tunnel, _start(tunnel, log_directory)) for tunnel in tunnels]
     for tunnel, process in processes:
         _await_ready(tunnel, process, log_directory)
-    return started, stopped
 
 
 def log_path(log_directory: str, tunnel: Tunnel) -> str:
@@ -143,11 +148,24 @@ def _ancestors() -> list[int]:
 
 
 def started_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot (proc_pid_stat(5)); None when there is none."""
+    """When a process started, in clock ticks since boot (proc_pid_stat(5)); None when it has ended or never was."""
     try:
-        return int(_read(f"/proc/{pid}/stat").decode(errors="replace").rpartition(")")[2].split()[19])
+        fields = _read(f"/proc/{pid}/stat").decode(errors="replace").rpartition(")")[2].split()
+        # One that has ended and waits for its parent to notice holds no namespace any more.
+        return None if fields[0] in ("Z", "X") else int(fields[19])
     except (OSError, IndexError):
         return None
+
+
+def end_tunnels_logging_below(directory: str) -> list[int]:
+    """End the tunnels of a lab whose namespaces have lost their names: each still has its log open. Their numbers."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it ended while we looked, or is not ours to see
+            if os.readlink(f"/proc/{entry}/fd/2").startswith(f"{directory}/"):
+                found.append(int(entry))
+    end_processes(found)
+    return found
 
 
 def end_processes(pids: Sequence[int], grace_s: float = GRACE_S) -> None:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import msgspec
 
-from muslin.errors import ConvergeError, MuslinError, UnsupportedError, UsageError
+from muslin.errors import EXIT_INTERRUPTED, ConvergeError, MuslinError, UnsupportedError, UsageError
 from muslin.kernel import netns as netns_door
 from muslin.kernel import tun
 from muslin.kernel.base import Kernel
@@ -26,11 +26,13 @@ from muslin.lab import keeper as keeper_door
 from muslin.lab.paths import is_privileged
 from muslin.lab.plan import NETNS_PREFIX, LabPlan, plan
 from muslin.lab.processes import (
-    converge_tunnels,
     describe_tunnel,
     end_everything_in,
     end_processes,
-    running_tunnels,
+    end_tunnels_logging_below,
+    end_unwanted_tunnels,
+    missing_tunnels,
+    start_tunnels,
 )
 from muslin.lab.state import LabDirectory, LabState, StateJournal, boot_id, lab_names
 from muslin.lab.topology import Topology
@@ -44,6 +46,12 @@ UNSUPPORTED_ERRNOS = (errno.EPERM, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errn
 
 OnCommand = Callable[[str], None]
 """Called with each command ahead of its execution."""
+
+
+class InterruptedLabError(MuslinError):
+    """A person interrupted the change of a lab that was up before."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 class UpReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,9 +88,7 @@ def preview(directory: LabDirectory, topology: Topology) -> tuple[LabPlan, tuple
         return lab_plan, creations(lab_plan.state), lab_plan.tunnels
     with LinuxKernel() as kernel:
         _, ops = plan_ops(kernel, lab_plan.state, state.owned)
-    alive = {(tunnel.netns, tunnel.arguments) for tunnel in running_tunnels(state.own_netns)}
-    missing = tuple(tunnel for tunnel in lab_plan.tunnels if (tunnel.netns, tunnel.arguments) not in alive)
-    return lab_plan, ops, missing
+    return lab_plan, ops, tuple(missing_tunnels(lab_plan.tunnels, state.own_netns))
 
 
 def enter(state: LabState) -> bool:
@@ -137,35 +143,24 @@ def _raise(
     one_by_one: bool,
 ) -> UpReport:
     names = (*lab_plan.state.own_netns, *journal.state.own_netns)
-    _, stopped = converge_tunnels(_unchanged(lab_plan, names), names, journal.directory.path)
+    stopped = end_unwanted_tunnels(lab_plan.tunnels, names)
     _end_unwanted(lab_plan, journal)
     witness = (lambda op: on_command(op.describe())) if on_command else None
     report = converge(kernel, lab_plan.state, journal, witness, one_by_one=one_by_one)
     _raise_unless_ok(report)
-    missing = _missing_tunnels(lab_plan, names)
+    missing = missing_tunnels(lab_plan.tunnels, names)
     for tunnel in missing if on_command else ():
         on_command(describe_tunnel(tunnel))  # type: ignore[misc]
-    started, _ = converge_tunnels(lab_plan.tunnels, names, journal.directory.path)
-    kernel.settle(link_key(tunnel.netns, tunnel.device) for tunnel in started)
+    start_tunnels(missing, journal.directory.path)
+    kernel.settle(link_key(tunnel.netns, tunnel.device) for tunnel in missing)
     journal.update(msgspec.structs.replace(journal.state, complete=True))
     return UpReport(
         fresh=fresh,
         report=report,
-        started=tuple(started),
-        stopped=len(stopped),
+        started=tuple(missing),
+        stopped=stopped,
         refusals=lab_plan.refusals,
     )
-
-
-def _unchanged(lab_plan: LabPlan, names: Sequence[str]) -> list[Tunnel]:
-    """The wanted tunnels that run already: all others must end before their device changes."""
-    alive = {(tunnel.netns, tunnel.arguments) for tunnel in running_tunnels(names)}
-    return [tunnel for tunnel in lab_plan.tunnels if (tunnel.netns, tunnel.arguments) in alive]
-
-
-def _missing_tunnels(lab_plan: LabPlan, names: Sequence[str]) -> list[Tunnel]:
-    unchanged = _unchanged(lab_plan, names)
-    return [tunnel for tunnel in lab_plan.tunnels if tunnel not in unchanged]
 
 
 def _end_unwanted(lab_plan: LabPlan, journal: StateJournal) -> None:
@@ -178,7 +173,7 @@ def _open_journal(directory: LabDirectory, topology: Topology) -> tuple[StateJou
     """The journal of the lab and whether it is new. Afterwards this process is where the lab's namespaces are."""
     state = directory.read()
     if state is not None and not enter(state):
-        directory.remove()  # of an earlier boot, or its keeper is gone: nothing of it is left in the kernel
+        _forget(directory)
         state = None
     if state is not None:
         journal = StateJournal(directory, state)
@@ -214,11 +209,17 @@ def _refuse_foreign_namespaces(lab_plan: LabPlan, journal: StateJournal) -> None
 @contextlib.contextmanager
 def _taken_back_if(fresh: bool, kernel: Kernel, journal: StateJournal) -> Iterator[None]:
     """Take a fresh lab back when raising it fails or is interrupted; leave an older one to repair or remove."""
+    name = journal.directory.name
     try:
         yield
-    except BaseException:
+    except BaseException as failure:
         if fresh:
             _tear_down(kernel, journal.directory, journal.state)
+        elif isinstance(failure, KeyboardInterrupt):
+            raise InterruptedLabError(
+                f"interrupted: lab {name!r} is left half changed",
+                f"go on with the same muslin lab up, or take it away with: muslin lab down --name {name}",
+            ) from None
         raise
 
 
@@ -238,12 +239,19 @@ def down(directory: LabDirectory) -> DownReport:
     with directory.locked():
         state = directory.read()
         if state is None:
-            return DownReport(existed=False)
+            # An `up` or `down` that was killed before its first or after its last state may have left other files.
+            return DownReport(existed=directory.remove())
         with LinuxKernel() as kernel:
             if not enter(state):
-                directory.remove()
-                return DownReport(existed=True)
+                return DownReport(existed=True, ended=_forget(directory))
             return _tear_down(kernel, directory, state)
+
+
+def _forget(directory: LabDirectory) -> int:
+    """Clear away a lab of an earlier boot or of a keeper that ended: its tunnels hold all that may be left of it."""
+    ended = end_tunnels_logging_below(directory.path)
+    directory.remove()
+    return len(ended)
 
 
 def _tear_down(kernel: Kernel, directory: LabDirectory, state: LabState) -> DownReport:

@@ -145,10 +145,12 @@ class LabDirectory:
                     return fd
             os.close(fd)
 
-    def remove(self) -> None:
-        """Remove all files of the lab; the directory goes with the lock."""
-        for entry in os.scandir(self.path):
-            os.unlink(entry.path)
+    def remove(self) -> bool:
+        """Remove all files of the lab, if there are any; the directory goes with the lock."""
+        paths = [entry.path for entry in os.scandir(self.path)]
+        for path in paths:
+            os.unlink(path)
+        return bool(paths)
 
     def _remove_if_empty(self) -> None:
         for path in (self.path, self.root):

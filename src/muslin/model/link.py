@@ -190,6 +190,10 @@ class Address(KernelObject, frozen=True, kw_only=True):
         no_dad = " nodad" if family_of(self.address) == 6 else ""
         return ip_command(self.netns, f"addr add {self.address} dev {self.link}{no_dad}")
 
+    def describe_replace(self) -> str:
+        """``ip addr replace``."""
+        return self.describe().replace(" addr add ", " addr replace ", 1)
+
     def describe_delete(self) -> str:
         """``ip addr del``."""
         return ip_command(self.netns, f"addr del {self.address} dev {self.link}")

@@ -6,9 +6,12 @@ a backend turns them into kernel objects. Tuples of addresses hold at most one o
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from muslin.model.address import Family, family_of
+from muslin.model.kernel import PROTOCOL_BOOT
 from muslin.model.state import DesiredState
 
 TUNNEL_PORT = 9000  # of the talk's fourth step
@@ -34,16 +37,26 @@ class LocalNode(msgspec.Struct, frozen=True, kw_only=True):
     """The container network that all subnets come from."""
     bridge: str | None = None
     vtep_mac: str = ""
+    protocol: int = PROTOCOL_BOOT
+    """Written on routes and next hops: a lab's look typed by hand, an agent's carry its mark, PROTOCOL_MUSLIN."""
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
-    """Another node. ``link``: our link to a layer-2 network that it is on too, None when a router lies between."""
+    """Another node. ``link``: our link to a layer-2 network that it is on too, None when a router lies between.
+
+    A peer of a lab is known in full: ``vtep_mac`` is its MAC, and it uses the backend that we use. A peer that a lease
+    tells of has what that lease says, right or wrong: ``backend`` and, by underlay family, its ``data``.
+    """
 
     name: str
     addresses: tuple[str, ...]
     subnets: tuple[str, ...]
     link: str | None
     vtep_mac: str = ""
+    backend: str | None = None
+    """None in a lab; "" in the leases of flannel's udp, which writes none."""
+    data: dict[str, Any] = {}
+    data_v6: dict[str, Any] = {}
 
 
 class Tunnel(msgspec.Struct, frozen=True, kw_only=True):

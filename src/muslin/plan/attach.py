@@ -3,7 +3,9 @@
 Theory of operation: a container is a network namespace, and its cable a veth: one end on the node, the other end in
 the container. ``bridge`` plugs the node's end into the node's bridge (the talk's step 2). ``direct`` has no bridge
 (its step 1): the container has a single address, the node a route to just that address, and the container's default
-route names the container itself as gateway, which makes the kernel ask for every address directly on the cable.
+route names the container itself as gateway, which makes the kernel ask for every address directly on the cable. IPv6
+refuses an own address as gateway (ip6_route_check_nh, net/ipv6/route.c), and a node answers there only for addresses
+of that very link (ndisc_recv_ns, net/ipv6/ndisc.c); so the node's end of the cable gets ``fe80::1`` and is the gateway.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from muslin.model.address import (
 from muslin.model.kernel import Address, AnyObject, Link, Loopback, Netns, Route, Veth
 from muslin.model.network import of_family
 from muslin.plan.node import no_duplicate_detection
+
+DIRECT_GATEWAY = "fe80::1/64"
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +53,7 @@ def plan(attachment: Attachment) -> tuple[AnyObject, ...]:
         *no_duplicate_detection(attachment.netns, tuple(family_of(address) for address in attachment.addresses)),
         *_cable(attachment),
         Link(netns=attachment.netns, name="lo", options=Loopback(), up=True),
+        *_direct_gateway(attachment),
         *(
             Address(netns=attachment.netns, link=attachment.link, address=_on_link(attachment, address))
             for address in attachment.addresses
@@ -75,6 +80,11 @@ def _cable(attachment: Attachment) -> Iterator[Link]:
     )
 
 
+def _direct_gateway(attachment: Attachment) -> Iterator[Address]:
+    if attachment.mode == "direct" and of_family(attachment.addresses, 6):
+        yield Address(netns=attachment.node_netns, link=attachment.node_link, address=DIRECT_GATEWAY)
+
+
 def _on_link(attachment: Attachment, address: str) -> str:
     return host_prefix(address_part(address)) if attachment.mode == "direct" else address
 
@@ -82,12 +92,9 @@ def _on_link(attachment: Attachment, address: str) -> str:
 def _routes(attachment: Attachment) -> Iterator[Route]:
     for address in attachment.addresses:
         own, family = address_part(address), family_of(address)
+        gateway = of_family(attachment.gateways, family)
         if attachment.mode == "direct":
             yield Route(netns=attachment.node_netns, destination=host_prefix(own), link=attachment.node_link)
-            # IPv6 refuses an own address as gateway (ip6_route_check_nh, net/ipv6/route.c); a default route
-            # without gateway means the same: ask for every address on the cable.
-            gateway = own if family == 4 else None
-        else:
-            gateway = of_family(attachment.gateways, family)
-        if attachment.up and (gateway or attachment.mode == "direct"):
+            gateway = own if family == 4 else address_part(DIRECT_GATEWAY)
+        if attachment.up and gateway:
             yield Route(netns=attachment.netns, destination=DEFAULT_PREFIX[family], via=gateway, link=attachment.link)

@@ -5,7 +5,7 @@ is created; one whose key is held by something else is replaced (links: removed 
 living link gets only the attributes that differ. Then everything that is ours, is there and is wanted no more is
 deleted. Additions come before deletions, so that a changed network never has a moment with neither the old nor the
 new way. What the kernel removes by itself (all in a deleted namespace, addresses and routes of a deleted link, the
-other end of a veth) gets no operation.
+other end of a deleted veth) gets no operation.
 
 The order is that of ``STAGES``: within a stage the order of the desired state is kept.
 """
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from muslin.model.address import address_part, family_of, network_of
 from muslin.model.kernel import (
     LINK_ATTRIBUTES,
     Address,
@@ -26,6 +27,7 @@ from muslin.model.kernel import (
     Netns,
     NftTable,
     OtherKind,
+    Route,
     Sysctl,
     Tun,
     Veth,
@@ -48,7 +50,11 @@ def diff(desired: DesiredState, observed: Snapshot, owned: Owned | None = None) 
     doomed = _links_in_the_way(wanted, observed, owned)
     living = _without(observed, doomed)
     removals = [Delete(observed.objects[key]) for key in doomed if _stands_first(key, doomed, observed)]
-    additions = sorted(_additions(wanted, _without_replaced_tables(wanted, living), owned), key=_stage)  # stable
+    replaced = _addresses_in_the_way(wanted, living, owned)
+    removals += [Delete(address) for address in replaced]
+    living = _without(living, [address.key for address in replaced])
+    shaken = _shaken_by(replaced, living)
+    additions = sorted(_additions(wanted, _without_replaced_tables(wanted, living), owned, shaken), key=_stage)
     return (*removals, *additions, *_deletions(wanted, living, owned))
 
 
@@ -97,6 +103,42 @@ def _without(observed: Snapshot, removed: Iterable[Key]) -> Snapshot:
     return Snapshot({key: obj for key, obj in observed.objects.items() if key not in gone})
 
 
+def _addresses_in_the_way(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned) -> list[Address]:
+    """Addresses of ours that are wanted no more and have to go ahead of others of the same link.
+
+    IPv6 does not take one address twice with two lengths. An IPv4 address that is removed after the addition of
+    another of its subnet takes that along (secondary addresses, __inet_del_ifa in net/ipv4/devinet.c).
+    """
+    unwanted = [
+        obj
+        for key, obj in observed.objects.items()
+        if isinstance(obj, Address) and key not in wanted and owned.covers(obj)
+    ]
+    places = {(obj.netns, obj.link) for obj in unwanted}
+    to_come = {
+        (obj.netns, obj.link, _exclusive(obj.address))
+        for obj in wanted.values()
+        if isinstance(obj, Address) and (obj.netns, obj.link) in places
+    }
+    return [obj for obj in unwanted if (obj.netns, obj.link, _exclusive(obj.address)) in to_come]
+
+
+def _exclusive(interface: str) -> str:
+    """What two addresses of a link must not share while one of them is removed."""
+    return address_part(interface) if family_of(interface) == 6 else network_of(interface)
+
+
+def _shaken_by(removed: list[Address], observed: Snapshot) -> set[Key]:
+    """What the kernel may take away with these: other IPv4 addresses of the subnet, with the last one all routes."""
+    places = {(obj.netns, obj.link) for obj in removed if family_of(obj.address) == 4}
+    return {
+        key
+        for key, obj in observed.objects.items()
+        if (isinstance(obj, Address) and (obj.netns, obj.link) in places and family_of(obj.address) == 4)
+        or (isinstance(obj, Route) and (obj.netns, obj.link) in places and family_of(obj.destination) == 4)
+    }
+
+
 def _without_replaced_tables(wanted: dict[Key, AnyObject], observed: Snapshot) -> Snapshot:
     """The snapshot less the elements of tables that will be put in place anew, which come without them."""
     tables = {key: obj for key, obj in observed.objects.items() if isinstance(obj, NftTable) and key in wanted}
@@ -106,7 +148,7 @@ def _without_replaced_tables(wanted: dict[Key, AnyObject], observed: Snapshot) -
     return Snapshot({key: obj for key, obj in observed.objects.items() if not replaced.intersection(obj.requires)})
 
 
-def _additions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned) -> Iterator[Op]:
+def _additions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned, shaken: set[Key]) -> Iterator[Op]:
     made: set[Key] = set()
     for key, obj in wanted.items():
         there = observed.objects.get(key)
@@ -114,10 +156,23 @@ def _additions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned) -
             yield from _link_ops(obj, there if isinstance(there, Link) else None, made)
         elif there is None:
             yield Replace(obj) if isinstance(obj, Sysctl) else Create(obj)
-        elif not obj.satisfied_by(there):  # type: ignore[arg-type]
-            yield Replace(obj, there)
+        elif key in shaken or not obj.satisfied_by(there):  # type: ignore[arg-type]
+            yield from _replacement(obj, there, owned)
         made.add(key)
     yield from _restored_sysctls(wanted, observed, owned)
+
+
+def _replacement(obj: AnyObject, there: AnyObject, owned: Owned) -> Iterator[Op]:
+    """One operation, except where the old object is in the new one's way.
+
+    IPv6 compares an on-link gateway with the routes that are there, and refuses one that leads to another link
+    (ip6_route_check_nh_onlink, net/ipv6/route.c): as the old route to the same subnet does.
+    """
+    route = obj if isinstance(obj, Route) and isinstance(there, Route) and obj.link != there.link else None
+    if route and route.onlink and family_of(route.destination) == 6 and owned.covers(there):
+        yield from (Delete(there), Create(obj))
+    else:
+        yield Replace(obj, there)
 
 
 def _link_ops(obj: Link, there: Link | None, made: set[Key]) -> Iterator[Op]:
@@ -156,18 +211,26 @@ def _deletions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned) -
     unwanted = {
         key: obj for key, obj in observed.objects.items() if key not in wanted and owned.covers(obj) and _deletable(obj)
     }
+    dying = {key for key, obj in unwanted.items() if isinstance(obj, Netns)}
     gone: set[Key] = set()
     for key, obj in unwanted.items():  # a veth has two ends and one removal
-        if _peer_key(obj) not in gone:
+        if not _inside_any(obj, dying) and _peer_key(obj) not in gone:
             gone.add(key)
-    roots = [obj for key, obj in unwanted.items() if key in gone and not _falls_with(obj, gone)]
-    yield from (Delete(obj) for obj in sorted(roots, key=lambda obj: -obj.rank))
+    roots = [unwanted[key] for key in gone if not _falls_with(unwanted[key], gone)]
+    yield from (Delete(obj) for obj in sorted(roots, key=lambda obj: (-obj.rank, str(obj.key))))
+
+
+def _inside_any(obj: AnyObject, dying: set[Key]) -> bool:
+    return not isinstance(obj, Netns) and netns_key(obj.netns) in dying
 
 
 def _falls_with(obj: AnyObject, gone: set[Key]) -> bool:
-    """Whether the kernel removes ``obj`` together with one of these."""
-    inside = not isinstance(obj, Netns) and netns_key(obj.netns) in gone
-    return inside or bool(gone.intersection(obj.requires))
+    """Whether the kernel removes ``obj`` at once together with one of these.
+
+    The near end of a cable into a namespace that goes would follow too, but later: namespaces are taken apart in
+    the background (cleanup_net, net/core/net_namespace.c), and its name would be taken until then.
+    """
+    return any(key in gone for key in obj.requires if key[0] != "netns")
 
 
 def _deletable(obj: AnyObject) -> bool:

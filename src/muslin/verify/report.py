@@ -34,7 +34,7 @@ _LETTERS: dict[FaultKind, str] = {
     "fragmented": "F",
 }
 _TIMES: dict[Protocol, str] = {"icmp": "ICMP ms", "tcp": "TCP ms", "udp": "UDP ms"}  # the titles of the table
-_MEANINGS = "N NAT, L lost, R refused, U unreachable, T wrong TTL, F fragmented outside"
+_MEANINGS = "N NAT, L lost, R refused, U unreachable, T wrong TTL, F fragmented"
 
 
 class FaultGroup(NamedTuple):
@@ -231,7 +231,8 @@ def _draw(table: RenderableType, color: bool, width: int) -> str:
         legacy_windows=False,
     )
     needed = Measurement.get(console, console.options.update(width=1000), table).maximum
-    console.print(table, width=max(width, needed), crop=False, soft_wrap=False)
+    console.width = max(width, needed)
+    console.print(table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 

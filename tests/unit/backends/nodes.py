@@ -1,7 +1,7 @@
 """Two nodes for the tests of the backends, each with a container subnet of both families.
 
-    172.16.0.0/24 ── node1 10.0.0.10 ──── 10.0.0.20 node2 ── 172.16.1.0/24
-    fd16:0::/64            fd10::10       fd10::20           fd16:1::/64
+172.16.0.0/24 ── node1 10.0.0.10 ──── 10.0.0.20 node2 ── 172.16.1.0/24
+fd16:0::/64            fd10::10       fd10::20           fd16:1::/64
 """
 
 from __future__ import annotations

@@ -43,9 +43,11 @@ def test_headers_are_50_bytes_over_ipv4_and_70_over_ipv6() -> None:
     assert [vxlan.overhead_bytes(family) for family in (4, 6)] == [50, 70]
 
 
-def test_a_peer_without_an_address_of_the_underlays_family_gets_nothing() -> None:
+def test_a_peer_without_an_address_of_the_underlays_family_is_refused_and_gets_nothing() -> None:
     alone = vxlan.plan(local_node((4,), (4,)), [])
-    assert vxlan.plan(local_node((4,), (4,)), [peer_node((6,), (4,))]) == alone
+    planned = vxlan.plan(local_node((4,), (4,)), [peer_node((6,), (4,))])
+    assert planned.state == alone.state
+    assert "no IPv4 address on the underlay" in planned.refusals[0].reason
 
 
 def test_a_router_between_nodes_is_no_obstacle() -> None:

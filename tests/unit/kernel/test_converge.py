@@ -1,6 +1,6 @@
 """Converge over the fake kernel: reports, faults, and what the journal is told when.
 
-    n1 ── a ═══ b ── n2
+n1 ── a ═══ b ── n2
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from muslin.model.kernel import (
     Sysctl,
     Veth,
 )
-from muslin.model.ops import Create, Op, OpResult, SetLink
+from muslin.model.ops import Create, Delete, Op, OpResult, SetLink
 from muslin.model.state import DesiredState, Owned
 from tests.unit.plan.states import foreign_kernel
 
@@ -121,6 +121,20 @@ def test_what_failed_is_tried_again_and_nothing_else_is() -> None:
     report = converge(kernel, DesiredState(CABLE), journal)
     assert [result.op for result in report.results] == [Create(ROUTE6)]
     assert report.ok
+
+
+def test_what_the_old_stood_in_the_way_of_is_done_in_the_same_call() -> None:
+    kernel, journal = FakeKernel(), MemoryJournal()
+    old, new = (Link(netns="", name=name, options=Bridge()) for name in ("old", "new"))
+    converge(kernel, DesiredState((old,)), journal)
+    kernel.refuse = lambda op: errno.EINVAL if op.key == new.key and old.key in kernel.objects else 0
+    report = converge(kernel, DesiredState((new,)), journal)
+    assert [result.op for result in report.results] == [Delete(report.results[0].op.object), Create(new)]
+    assert report.ok
+    assert journal.owned.keys == keys(new)
+    kernel.refuse = lambda op: errno.EINVAL if op.key == old.key else 0
+    report = converge(kernel, DesiredState((old,)), journal)
+    assert [(result.op.key, result.outcome) for result in report.results] == [(new.key, "done"), (old.key, "failed")]
 
 
 # ---- the journal -----------------------------------------------------------------------------------------

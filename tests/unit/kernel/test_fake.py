@@ -1,6 +1,6 @@
 """What the fake kernel itself must get right; tests/contract/test_kernel.py holds it to what Linux does.
 
-    n1 ── a ═══ b ── n2      a is a port of br0
+n1 ── a ═══ b ── n2      a is a port of br0
 """
 
 from __future__ import annotations
@@ -102,10 +102,12 @@ def test_what_stands_on_nothing_is_refused(kernel: FakeKernel, obj: AnyObject) -
     [
         (Route(netns="n1", destination="10.1.0.0/16", via="10.0.0.2"), 0),
         (Route(netns="n1", destination="10.1.0.0/16", via="10.0.0.2", link="a"), 0),
-        (Route(netns="n1", destination="10.1.0.0/16", via="10.0.0.2", link="br0"), errno.ENETDOWN),
+        (Route(netns="n1", destination="10.1.0.0/16", via="10.0.0.2", link="br0"), errno.ENETUNREACH),
         (Route(netns="n1", destination="10.1.0.0/16", via="10.0.1.2"), errno.ENETUNREACH),
         (Route(netns="n1", destination="10.1.0.0/16", via="10.0.1.2", link="a", onlink=True), 0),
-        (Route(netns="n1", destination="fd16::/64", via="fd10::2"), errno.ENETUNREACH),
+        (Route(netns="n1", destination="fd16::/64", via="fd10::2"), errno.EHOSTUNREACH),
+        (Route(netns="n1", destination="fd16::/64", via="fe80::1", link="a"), 0),
+        (Route(netns="n1", destination="fd16::/64", via="fe80::1", link="br0"), errno.ENETDOWN),
         (Route(netns="n1", destination="fd16::/64", link="lo"), errno.ENETDOWN),
         (Route(netns="n1", destination="10.1.0.0/16", kind="blackhole"), 0),
     ],

@@ -39,18 +39,21 @@ def test_tables_are_told_apart_and_lose_their_indentation() -> None:
     assert list(tables) == [("ip", "nat"), ("inet", "muslin"), ("ip6", "empty"), ("netdev", "muslin")]
     assert all(table.netns == "n1" for table in tables.values())
     assert tables["ip6", "empty"].text == ""
-    assert tables["inet", "muslin"].text.splitlines() == [
-        "set peers {",
-        "type ipv4_addr",
-        "elements = { 10.0.0.1,",
-        "10.0.0.2 }",
-        "}",
-        "chain forward {",
-        "type filter hook forward priority filter; policy accept;",
-        'ip saddr @peers counter accept comment "a } in a comment"',
-        "}",
-        "}",
-    ][:-1]
+    assert (
+        tables["inet", "muslin"].text.splitlines()
+        == [
+            "set peers {",
+            "type ipv4_addr",
+            "elements = { 10.0.0.1,",
+            "10.0.0.2 }",
+            "}",
+            "chain forward {",
+            "type filter hook forward priority filter; policy accept;",
+            'ip saddr @peers counter accept comment "a } in a comment"',
+            "}",
+            "}",
+        ][:-1]
+    )
 
 
 def test_no_tables_are_no_objects() -> None:

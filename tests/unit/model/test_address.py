@@ -84,7 +84,7 @@ def test_containment_never_crosses_families(outer: str, inner: str, expected: bo
 @given(PREFIXES, PREFIXES)
 def test_overlap_is_what_the_standard_library_calls_overlap(one: str, other: str) -> None:
     networks = ipaddress.ip_network(one), ipaddress.ip_network(other)
-    expected = networks[0].version == networks[1].version and networks[0].overlaps(networks[1])  # type: ignore[arg-type]
+    expected = networks[0].version == networks[1].version and networks[0].overlaps(networks[1])
     assert address.overlaps(one, other) is address.overlaps(other, one) is expected
 
 

@@ -39,7 +39,7 @@ def test_all_commands_come_in_order() -> None:
 
 @pytest.mark.parametrize("op", [op for op, _ in OPS], ids=[command for _, command in OPS])
 def test_operations_survive_json(op: Op) -> None:
-    assert msgspec.json.decode(msgspec.json.encode(op), type=Op) == op  # type: ignore[arg-type]
+    assert msgspec.json.decode(msgspec.json.encode(op), type=Op) == op
 
 
 def test_a_result_says_what_was_tried_and_why_it_failed() -> None:

@@ -36,7 +36,7 @@ from muslin.model.kernel import (
     Veth,
     Vxlan,
 )
-from muslin.model.ops import Create, SetLink
+from muslin.model.ops import Create, Op, SetLink
 from muslin.model.state import DesiredState, Snapshot
 
 ADDRESSES = ("172.16.0.1/24", "172.16.1.1/16", "fd16::1/64", "fd17::1/48")
@@ -61,9 +61,9 @@ EVERYTHING = Scope(
 def foreign_kernel(objects: Sequence[AnyObject] = FOREIGN) -> FakeKernel:
     """A kernel with these things of others in it."""
     kernel = FakeKernel()
-    ops = [Create(obj) for obj in objects]
-    links = [SetLink(obj, "up") for obj in objects if isinstance(obj, Link)]
-    order = sorted([*ops, *links], key=lambda op: 25 if isinstance(op, SetLink) else op.object.rank)
+    ops: list[Op] = [Create(obj) for obj in objects]
+    ops += [SetLink(obj, "up") for obj in objects if isinstance(obj, Link)]
+    order = sorted(ops, key=lambda op: 25 if isinstance(op, SetLink) else op.object.rank)
     assert all(result.outcome == "done" for result in kernel.apply(order))
     return kernel
 
@@ -73,7 +73,7 @@ def look(kernel: FakeKernel) -> Snapshot:
     return kernel.observe(EVERYTHING)
 
 
-def subsets(values: Sequence[object]) -> st.SearchStrategy[list[object]]:
+def subsets(values: Sequence[str]) -> st.SearchStrategy[list[str]]:
     return st.lists(st.sampled_from(values), unique=True, max_size=2)
 
 
@@ -127,14 +127,14 @@ def objects_on(draw: st.DrawFn, link: Link) -> list[AnyObject]:
     if draw(st.booleans()):
         found.append(Sysctl(netns=place, name=f"net/ipv4/conf/{name}/rp_filter", value=draw(st.sampled_from("012"))))
     for address in draw(subsets(ADDRESSES)):
-        found.append(Address(netns=place, link=name, address=str(address)))
+        found.append(Address(netns=place, link=name, address=address))
     for address in draw(subsets(("10.0.0.7", "fd10::7"))):
         mac = draw(st.sampled_from(MACS))
-        found.append(Neighbour(netns=place, link=name, address=str(address), mac=mac))
+        found.append(Neighbour(netns=place, link=name, address=address, mac=mac))
     if isinstance(link.options, Vxlan):
-        for mac in draw(subsets(MACS)):
+        for far_mac in draw(subsets(MACS)):
             far = draw(st.sampled_from(GATEWAYS[4]))
-            found.append(FdbEntry(netns=place, link=name, mac=str(mac), destination=far))
+            found.append(FdbEntry(netns=place, link=name, mac=far_mac, destination=far))
     if link.up:
         found += draw(ways_over(link))
     return found
@@ -152,12 +152,10 @@ def ways_over(draw: st.DrawFn, link: Link) -> list[AnyObject]:
         if draw(st.booleans()):
             found.append(Route(netns=place, destination=f"10.{number % 200}.0.0/16", nexthop_id=number))
     for destination in draw(subsets(DESTINATIONS)):
-        via = draw(st.sampled_from((*GATEWAYS[family_of(str(destination))], None)))
+        via = draw(st.sampled_from((*GATEWAYS[family_of(destination)], None)))
         metric = draw(st.sampled_from((None, 5)))
         onlink = True if via else None
-        found.append(
-            Route(netns=place, destination=str(destination), link=name, via=via, metric=metric, onlink=onlink)
-        )
+        found.append(Route(netns=place, destination=destination, link=name, via=via, metric=metric, onlink=onlink))
     return found
 
 

@@ -1,6 +1,6 @@
 """One container's objects, as the talk's first two steps have them.
 
-    bridge: node netns ── br0 ── veth10 ═══ veth11 ── con        direct: node ── veth1 ═══ veth2 ── con
+bridge: node netns ── br0 ── veth10 ═══ veth11 ── con        direct: node ── veth1 ═══ veth2 ── con
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def test_a_direct_container_has_host_addresses_and_a_route_on_the_node() -> None
         "ip netns exec con sysctl -q -w net.ipv6.conf.default.accept_dad=0",
         "ip -n node link add veth1 mtu 1400 type veth peer name veth2 netns con",
         "ip -n con link set veth2 mtu 1400",
+        "ip -n node addr add fe80::1/64 dev veth1 nodad",
         "ip -n con addr add 172.16.0.1/32 dev veth2",
         "ip -n con addr add fd16::1/128 dev veth2 nodad",
         "ip -n node link set veth1 up",
@@ -73,7 +74,7 @@ def test_a_direct_container_has_host_addresses_and_a_route_on_the_node() -> None
         # IPv4 names itself as gateway, which IPv6 refuses: tests/assumptions/test_default_via_own_address.py
         "ip -n con route add default via 172.16.0.1 dev veth2",
         "ip -n node route add fd16::1/128 dev veth1",
-        "ip -n con -6 route add default dev veth2",
+        "ip -n con -6 route add default via fe80::1 dev veth2",
     ]
 
 
@@ -118,4 +119,4 @@ def test_an_address_keeps_its_length_on_a_bridge_only() -> None:
     lengths = [
         [obj.address for obj in plan(attachment) if isinstance(obj, Address)] for attachment in (BRIDGED, DIRECT)
     ]
-    assert lengths == [["172.16.0.2/24", "fd16::2/64"], ["172.16.0.1/32", "fd16::1/128"]]
+    assert lengths == [["172.16.0.2/24", "fd16::2/64"], ["fe80::1/64", "172.16.0.1/32", "fd16::1/128"]]

@@ -1,6 +1,6 @@
 """The diff: which steps, in which order, and what is left alone.
 
-    own netns ── br0        n1 ── a ═══ b ── n2        ═══ a veth, both ends Links
+own netns ── br0        n1 ── a ═══ b ── n2        ═══ a veth, both ends Links
 """
 
 from __future__ import annotations
@@ -171,6 +171,16 @@ def test_a_route_of_another_metric_is_added_before_the_old_one_goes() -> None:
     assert diff(desired(new), seen(N1, old), owning(old)) == (Create(new), Delete(old))
 
 
+def test_an_ipv6_route_over_a_new_link_by_a_gateway_inside_of_it_goes_first() -> None:
+    old = Route(netns="n1", destination="fd16:1::/64", via="fd10::2", link="a")
+    new = msgspec.structs.replace(old, via="fd16:1::", link="vx0", onlink=True)
+    assert diff(desired(new), seen(N1, old), owning(old)) == (Delete(old), Create(new))
+    assert diff(desired(new), seen(N1, old)) == (Replace(new, old),), "somebody else's is never deleted"
+    for one, other in ((old, new), (new, old)):
+        in_ipv4 = [msgspec.structs.replace(route, destination="10.1.0.0/16", via="10.1.0.0") for route in (one, other)]
+        assert diff(desired(in_ipv4[0]), seen(N1, in_ipv4[1]), owning(in_ipv4[1])) == (Replace(*in_ipv4),)
+
+
 # ---- links in the way ------------------------------------------------------------------------------------
 
 
@@ -251,8 +261,9 @@ def test_removal_goes_against_the_order_of_creation() -> None:
 def test_a_namespace_takes_its_content_along() -> None:
     address = Address(netns="n1", link="a", address="10.0.0.1/24")
     things = (N1, A, B, BRIDGE, address, Rule(netns="n1", family=4, priority=1, table=1))
-    # b, in a namespace that stays, goes with the other end of its cable.
-    assert diff(DesiredState(), seen(N2, *things), owning(*things)) == (Delete(N1),)
+    # b, in a namespace that stays, would only go later, with the background work of the kernel.
+    assert words(diff(DesiredState(), seen(N2, *things), owning(*things))) == ["Delete link b", "Delete netns n1"]
+    assert diff(DesiredState(), seen(N2, *things), owning(N2, *things)) == (Delete(N1), Delete(N2))
 
 
 def test_a_link_takes_addresses_routes_and_the_devices_on_it_along() -> None:
@@ -309,7 +320,9 @@ def test_a_setting_that_could_not_be_seen_is_written() -> None:
 
 def test_a_setting_no_longer_wanted_goes_back_to_what_it_was() -> None:
     owned = Owned(frozenset({FORWARD.key}), {FORWARD.key: "0"})
-    assert diff(DesiredState(), seen(FORWARD), owned) == (Replace(msgspec.structs.replace(FORWARD, value="0"), FORWARD),)
+    assert diff(DesiredState(), seen(FORWARD), owned) == (
+        Replace(msgspec.structs.replace(FORWARD, value="0"), FORWARD),
+    )
     assert diff(DesiredState(), seen(msgspec.structs.replace(FORWARD, value="0")), owned) == ()
     assert diff(DesiredState(), Snapshot(), owned) == ()
     assert diff(desired(FORWARD), seen(FORWARD), owned) == ()

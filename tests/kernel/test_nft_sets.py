@@ -1,0 +1,91 @@
+"""Tables and the elements of their sets on the real kernel, with nft as the oracle.
+
+one namespace, one table `inet muslin`:   set nodes4, nodes6   chains forward, outbound, strangers
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from muslin.kernel import netns as netns_door
+from muslin.kernel.converge import MemoryJournal, converge, plan_ops
+from muslin.kernel.linux import LinuxKernel
+from muslin.model.kernel import Netns, NftElement
+from muslin.model.ops import Create, Delete
+from muslin.model.state import DesiredState
+from muslin.plan.traffic import TrafficOptions, node_element, plan
+
+pytestmark = pytest.mark.kernel
+
+OPTIONS = TrafficOptions(
+    networks=("172.16.0.0/16", "fd00:172:16::/48"), forward=True, masquerade=True, tunnel_port=8472
+)
+ADDRESSES = [f"10.1.{number >> 8}.{number & 255}" for number in range(1, 2501)] + ["fd00::20"]
+
+
+@pytest.fixture
+def netns() -> Iterator[str]:
+    name = f"muslin-nft-{os.getpid()}"
+    yield name
+    if name in netns_door.names():
+        netns_door.delete(name)
+
+
+@pytest.fixture
+def kernel() -> Iterator[LinuxKernel]:
+    with LinuxKernel() as opened:
+        yield opened
+
+
+def desired(netns: str, addresses: list[str]) -> DesiredState:
+    return DesiredState((Netns(netns=netns), *plan(netns, OPTIONS, addresses)))
+
+
+def elements_by_nft(netns: str, name: str) -> set[str]:
+    words = ["ip", "netns", "exec", netns, "nft", "-j", "list", "set", "inet", "muslin", name]
+    listed = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
+    return set(next(item["set"] for item in listed["nftables"] if "set" in item).get("elem", []))
+
+
+def test_a_table_with_thousands_of_nodes_is_built_once_and_read_back_whole(netns: str, kernel: LinuxKernel) -> None:
+    journal = MemoryJournal()
+    wanted = desired(netns, ADDRESSES)
+    assert converge(kernel, wanted, journal).ok
+    assert elements_by_nft(netns, "nodes4") == set(ADDRESSES[:-1])
+    assert elements_by_nft(netns, "nodes6") == {"fd00::20"}
+    assert plan_ops(kernel, wanted, journal.owned)[1] == ()
+
+
+def test_one_node_comes_and_one_goes_without_touching_the_others(netns: str, kernel: LinuxKernel) -> None:
+    journal = MemoryJournal()
+    converge(kernel, desired(netns, ADDRESSES[:100]), journal)
+    report = converge(kernel, desired(netns, ADDRESSES[1:101]), journal)
+    assert [type(result.op) for result in report.done] == [Create, Delete]
+    assert elements_by_nft(netns, "nodes4") == set(ADDRESSES[1:101])
+
+
+def test_elements_come_back_with_a_table_that_somebody_changed(netns: str, kernel: LinuxKernel) -> None:
+    journal = MemoryJournal()
+    wanted = desired(netns, ADDRESSES[:10])
+    converge(kernel, wanted, journal)
+    rule = ["nft", "add", "rule", "inet", "muslin", "forward", "drop"]
+    subprocess.run(["ip", "netns", "exec", netns, *rule], check=True)
+    assert converge(kernel, wanted, journal).ok
+    assert plan_ops(kernel, wanted, journal.owned)[1] == ()
+    assert elements_by_nft(netns, "nodes4") == set(ADDRESSES[:10])
+
+
+def test_a_bad_element_costs_nobody_else_anything(netns: str, kernel: LinuxKernel) -> None:
+    converge(kernel, desired(netns, []))
+    good = [node_element(netns, address) for address in ADDRESSES[:3]]
+    bad = NftElement(netns=netns, family="inet", table="muslin", set="nodes4", address="fd00::1")  # too long for it
+    results = kernel.apply([Create(good[0]), Create(bad), Create(good[1]), Create(good[2])])
+    assert [result.outcome for result in results] == ["done", "failed", "done", "done"]
+    assert results[1].errno == errno.EINVAL
+    assert elements_by_nft(netns, "nodes4") == set(ADDRESSES[:3])
