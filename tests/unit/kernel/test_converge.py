@@ -186,6 +186,19 @@ def test_a_foreign_link_with_our_name_is_refused_again_and_again_and_never_ours(
     assert address.key not in kernel.objects
 
 
+def test_a_foreign_link_is_not_ours_even_while_we_try_so_that_a_crash_changes_nothing() -> None:
+    told: list[Owned] = []
+
+    class Telling(MemoryJournal):
+        def record(self, owned: Owned) -> None:
+            told.append(owned)
+            super().record(owned)
+
+    bond = Link(netns="", name="br0", options=OtherKind(kind="bond"), mtu=1500, up=True)
+    converge(foreign_kernel((bond,)), DesiredState((Link(netns="", name="br0", options=Bridge()),)), Telling())
+    assert told == [Owned(), Owned()]
+
+
 def test_what_others_make_between_our_look_and_our_attempt_stays_theirs() -> None:
     bond = Link(netns="", name="br0", options=OtherKind(kind="bond"), mtu=1500, mac="", alias="", master="", up=True)
     bridge = Link(netns="", name="br0", options=Bridge())
