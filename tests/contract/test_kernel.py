@@ -122,6 +122,16 @@ def test_a_namespace_deleted_and_made_again_by_hand_is_noticed_and_filled(world:
     assert net.bridge.key in created(report)
 
 
+def test_what_was_removed_by_hand_in_the_meantime_counts_as_removed(world: World, net: Net) -> None:
+    world.build(net.rich)
+    for obj in reversed(net.rich):
+        if isinstance(obj, Sysctl) or (isinstance(obj, Link) and isinstance(obj.options, Loopback)):
+            continue
+        world.by_hand.apply([Delete(obj)])
+        (result,) = world.kernel.apply([Delete(obj)])
+        assert result.outcome == "done", result.describe()
+
+
 def test_namespaces_that_do_not_exist_are_simply_not_seen(world: World, net: Net) -> None:
     assert world.look(*net.rich) == {}
 
@@ -170,6 +180,13 @@ def test_a_route_changes_its_link_its_metric_and_its_kind(world: World, net: Net
             if isinstance(obj, Route) and obj.destination == REMOTE[family]
         }
         assert routes == {(wanted.table, wanted.destination, wanted.effective_metric)}
+
+
+def test_a_route_has_the_scope_that_is_asked_for(world: World, net: Net) -> None:
+    for scope in (0, 253, 200):  # global, link, site (rtnetlink.h RT_SCOPE_*)
+        wanted = Route(netns=net.node, destination=REMOTE[4], link="up0", scope=scope)
+        world.build([*net.base, wanted])
+        assert getattr(world.look(wanted)[wanted.key], "scope", None) == scope
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -392,6 +409,8 @@ def test_routes_by_a_nexthop_object_follow_it_and_go_alone_or_with_it(world: Wor
         [*hops, by_one],
         [*hops, by_two],
         [moved, hops[1], by_one],
+        [*hops, by_one, msgspec.structs.replace(by_two, metric=5000)],
+        [*hops, by_one],
         [*hops, plain],
         [*hops, by_two],
         [*hops],
@@ -404,7 +423,8 @@ def test_routes_by_a_nexthop_object_follow_it_and_go_alone_or_with_it(world: Wor
         assert sorted(key[2] for key in there if key[0] == "nexthop") == sorted(
             obj.id for obj in step if isinstance(obj, Nexthop)
         )
-        assert (by_one.key in there) is any(isinstance(obj, Route) for obj in step)
+        routes = {key for key in there if key[0] == "route" and key[3] == REMOTE[family]}
+        assert routes == {obj.key for obj in step if isinstance(obj, Route)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -277,6 +278,43 @@ def test_a_cable_into_a_namespace_that_nobody_named_has_an_unknown_end(world: Wo
         seen = kernel.observe(Scope(netns=(net.node,))).objects[net.near.key]
     assert isinstance(seen, Link)
     assert seen.options == Veth(peer_netns="", peer="")
+
+
+OWN_NAMESPACE = """
+import sys
+from muslin.kernel.converge import MemoryJournal, converge, plan_ops
+from muslin.kernel.linux import LinuxKernel
+from muslin.model.kernel import *
+from muslin.model.state import DesiredState
+
+con = sys.argv[1]
+state = DesiredState((
+    Netns(netns=con),
+    Sysctl(netns="", name="net/ipv4/ip_forward", value="1"),
+    Link(netns="", name="br0", options=Bridge(), up=True),
+    Address(netns="", link="br0", address="172.16.0.1/24"),
+    # The end in the container first, so the cable is made from there.
+    Link(netns=con, name="eth0", options=Veth(peer_netns="", peer="v1"), up=True),
+    Link(netns="", name="v1", options=Veth(peer_netns=con, peer="eth0"), master="br0", up=True),
+    Address(netns=con, link="eth0", address="172.16.0.2/24"),
+    Route(netns="", destination="10.9.0.0/16", via="172.16.0.2"),
+))
+journal = MemoryJournal()
+with LinuxKernel() as kernel:
+    for wanted in (state, DesiredState(), state):
+        report = converge(kernel, wanted, journal)
+        assert report.ok, [result.describe() for result in report.failed]
+        assert plan_ops(kernel, wanted, journal.owned)[1] == (), plan_ops(kernel, wanted, journal.owned)[1]
+"""
+
+
+def test_the_own_namespace_is_built_like_any_other(world: World, net: Net) -> None:
+    """In a process whose own namespace is `node`: nothing happens in that of the machine."""
+    run("ip", "netns", "add", net.node)
+    # Not by `ip netns exec`, which takes new mounts, and so new names of namespaces, along when it ends.
+    netns_door.call_in(net.node, lambda: run(sys.executable, "-c", OWN_NAMESPACE, net.con))
+    assert {link["ifname"] for link in ip(net.node, "link", "show")} == {"lo", "br0", "v1"}
+    assert {link["ifname"] for link in ip(net.con, "link", "show")} == {"lo", "eth0"}
 
 
 # ---- bulk ------------------------------------------------------------------------------------------------

@@ -21,7 +21,10 @@ from muslin.model.ops import Create, Delete
 from muslin.model.state import DesiredState
 from muslin.plan.traffic import TrafficOptions, node_element, plan
 
-pytestmark = pytest.mark.kernel
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, or to be root in a user namespace"),
+]
 
 OPTIONS = TrafficOptions(
     networks=("172.16.0.0/16", "fd00:172:16::/48"), forward=True, masquerade=True, tunnel_port=8472

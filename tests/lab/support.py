@@ -19,7 +19,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import muslin
+
+
+def has_one_user() -> bool:
+    """Whether this is a user namespace that maps a single user, in which nobody can become another one."""
+    return Path("/proc/self/uid_map").read_text().split()[2:] == ["1"]
+
+
+SEVERAL_USERS = pytest.mark.skipif(has_one_user(), reason="needs several users: this user namespace has just one")
 
 CHECKOUT = Path(__file__).parents[2]
 SOURCE = str(Path(muslin.__file__).parents[1])

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.support import (
+    SEVERAL_USERS,
     SOURCE,
     Muslin,
     finish,
@@ -25,7 +26,7 @@ from tests.lab.support import (
 )
 from tests.lab.test_fire import kill_after
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, SEVERAL_USERS]
 
 UID = 65534
 AS_USER = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups")

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tests.lab.support import (
+    SEVERAL_USERS,
     Muslin,
     finish,
     leftovers,
@@ -233,6 +234,7 @@ def test_completion_scripts_are_sound_and_know_verbs_labs_and_places(shared: Mus
 # ---- before and instead of doing ---------------------------------------------------------------------------
 
 
+@SEVERAL_USERS
 def test_a_dry_run_needs_no_privilege_and_changes_nothing(muslin: Muslin) -> None:
     before = set(os.listdir("/proc/sys/net/ipv4/conf")), netns_names("")
     nobody = Muslin(Path("/nonexistent/run"), ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"))

@@ -242,7 +242,7 @@ def _encode_link(session: Session, link: Link, open_fds: list[int]) -> Request:
     match link.options:
         case Veth(peer_netns=peer_netns, peer=peer):
             # The peer's namespace must always be named: an absent one would mean that of the message's sender.
-            fd = netns_door.open_netns(peer_netns or session.netns)
+            fd = netns_door.open_netns(peer_netns)
             open_fds.append(fd)
             return rtnetlink.link_create(
                 link.name, "veth", mtu=link.mtu, mac=link.mac, peer_name=peer, peer_netns_fd=fd

@@ -8,6 +8,8 @@ starts inside the namespace because the thread that starts it has entered it.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import subprocess
 
@@ -84,4 +86,10 @@ def _run_script(netns: str, script: str) -> None:
     result = _nft(netns, ["-f", "-"], script)
     if result.returncode != 0:
         words = " ".join(result.stderr.split())
-        raise OSError(22, f"nft refused: {words}", netns)
+        raise OSError(_errno_in(words), f"nft refused: {words}", netns)
+
+
+def _errno_in(words: str) -> int:
+    """The kernel's errno, of which nft tells only the text; EINVAL for what nft itself refuses."""
+    known = (errno.ENOENT, errno.EEXIST, errno.EPERM, errno.EBUSY, errno.EOPNOTSUPP)
+    return next((number for number in known if os.strerror(number) in words), errno.EINVAL)
