@@ -409,7 +409,7 @@ def test_routes_by_a_nexthop_object_follow_it_and_go_alone_or_with_it(world: Wor
         [*hops, by_one],
         [*hops, by_two],
         [moved, hops[1], by_one],
-        [*hops, by_one, msgspec.structs.replace(by_two, metric=5000)],
+        [*hops, by_one, msgspec.structs.replace(by_one, metric=5000)],
         [*hops, by_one],
         [*hops, plain],
         [*hops, by_two],

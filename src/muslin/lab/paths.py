@@ -21,7 +21,7 @@ CAP_SYS_ADMIN = 21
 
 def check_lab_name(name: str) -> str:
     """``name``, or UsageError when it cannot be part of a namespace's name."""
-    if not _LAB_NAME.match(name):
+    if not _LAB_NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot be the name of a lab",
             "use up to 32 lower-case letters, digits and hyphens, beginning and ending with a letter or digit",

@@ -93,8 +93,6 @@ def _router_objects(lab: str, topology: Topology, router: Router) -> Iterator[An
     yield from node_plan.forwarding(netns, topology.families, enabled=True)
     # A router sees packets of containers whose subnets it does not know; filtering them is not its job.
     yield from node_plan.no_reverse_path_filter(netns)
-    # Each packet that it cannot pass on is answered: a learner should see why, not just the first time in a second.
-    yield Sysctl(netns=netns, name="net/ipv4/icmp_ratelimit", value="0")
     yield from _underlay_links(lab, topology, router)
     for route in router.routes:
         yield Route(netns=netns, destination=route.destination, via=route.via)
