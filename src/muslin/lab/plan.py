@@ -25,7 +25,6 @@ from muslin.model.kernel import (
     Netns,
     NftTable,
     Route,
-    Sysctl,
     Veth,
 )
 from muslin.model.network import BackendPlan, LocalNode, Peer, Refusal, Tunnel

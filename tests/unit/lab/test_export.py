@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 from pathlib import Path
@@ -72,6 +73,6 @@ def test_commands_come_under_headings_each_once_in_a_row() -> None:
     headings = [line for line in lines if line.startswith("# ")]
     assert headings[0] == "# network namespaces"
     assert headings[-1] == "# tunnels: TUN on one side, UDP on the other"
-    assert all(one != other for one, other in zip(headings, headings[1:], strict=False))
+    assert all(one != other for one, other in itertools.pairwise(headings))
     assert lines[-1].startswith("ip netns exec muslin-x-node2 muslin-tunnel --device=tun0 ")
     assert list(command_lines([])) == []
