@@ -6,8 +6,7 @@ the state is one that the cell allows. The way of a lease:
 
     idle ──> seeking <──> claiming ──> holding <──> renewing
                 ^  ^                    │  │  └──> reclaiming ──> lost
-                │  └───── moving <──────┘  │       │
-                └──────────────────────────┴> lost └──> holding      (any) ──> releasing ──> released
+x
 
 What a store is trusted with is in ``store.base``: snapshots are whole, their revisions rise, a write compares. From
 that follows: a failed read changes nothing; a snapshot without our lease means that it is gone; a lease is never
@@ -162,7 +161,8 @@ def step(machine: Machine, event: Input, now: float, dice: Dice) -> Step:
         raise AssertionError(f"{machine.state} with {event} led to {after.state}; expected one of {cell.to}")
     if after.state not in WAITING:
         after = msgspec.structs.replace(after, wake_at=None)
-    return Step(after, (*actions, *_news(machine, after)))
+    # What is asked of the store comes last, as its answer is the next input and brings news of its own.
+    return Step(after, (*_news(machine, after), *actions))
 
 
 def _news(before: Machine, after: Machine) -> list[Action]:
