@@ -51,6 +51,26 @@ def test_one_lab_walks_through_all_steps_and_back(muslin: Muslin) -> None:
         check_is_proved(muslin, name, cells)
 
 
+def test_what_runs_in_a_place_that_goes_ends_with_it(muslin: Muslin) -> None:
+    name = muslin.up("--step", 2)
+    inside = [
+        muslin.start("exec", "--name", name, place, "--", "sh", "-c", "echo in; exec sleep 600")
+        for place in ("con1.node1", "node1")
+    ]
+    for process in inside:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+    gone, stays = inside
+
+    muslin.up("--step", 1, name=name)  # its container is called con
+
+    assert gone.wait(10) == -signal.SIGTERM
+    assert stays.poll() is None
+    stays.kill()
+    for process in inside:
+        finish(process, None)
+
+
 def test_a_second_up_finds_nothing_to_do(muslin: Muslin) -> None:
     for options in (["--step", 4, "--family", "dual"], ["--step", 3, "--backend", "vxlan"]):
         name = muslin.up(*options)

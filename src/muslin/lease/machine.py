@@ -6,7 +6,8 @@ the state is one that the cell allows. The way of a lease:
 
     idle ──> seeking <──> claiming ──> holding <──> renewing
                 ^  ^                    │  │  └──> reclaiming ──> lost
-x
+                │  └───── moving <──────┘  │       │
+                └──────────────────────────┴> lost └──> holding      (any) ──> releasing ──> released
 
 What a store is trusted with is in ``store.base``: snapshots are whole, their revisions rise, a write compares. From
 that follows: a failed read changes nothing; a snapshot without our lease means that it is gone; a lease is never
