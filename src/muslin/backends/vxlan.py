@@ -94,11 +94,11 @@ def _device_mtu(options: Options, local: LocalNode, family: Family) -> int:
 
 
 def devices(options: Options, local: LocalNode) -> tuple[Device, ...]:
-    """``vxlan1`` for VNI 1; the second one, over the other family, is ``vxlan1-v6`` (15 bytes with the longest VNI)."""
+    """``vxlan1`` for VNI 1; the second one, over the other family, is ``vxlan6.1`` (15 bytes with the longest VNI)."""
     first, *others = local.addresses
     found = [Device(f"vxlan{options.vni}", family_of(first), first)]
     if options.device_per_family:
-        found += [Device(f"vxlan{options.vni}-v{family_of(a)}", family_of(a), a) for a in others]
+        found += [Device(f"vxlan{family_of(a)}.{options.vni}", family_of(a), a) for a in others]
     return tuple(found)
 
 

@@ -4,10 +4,12 @@ Theory of operation: ``step(machine, event, now, dice)`` is the whole interface.
 from a snapshot what it means for our lease), looks the cell up, lets its act make the next machine, and checks that
 the state is one that the cell allows. The way of a lease:
 
-    idle ──> seeking <──> claiming ──> holding <──> renewing
-                ^  ^                    │  │  └──> reclaiming ──> lost
-                │  └───── moving <──────┘  │       │
-                └──────────────────────────┴> lost └──> holding      (any) ──> releasing ──> released
+    idle ──> seeking <──> claiming ──> holding <──> renewing         a time comes, or what the node says changes
+                ^                       │ │ │
+                │                       │ │ └<────> reclaiming       the lease has vanished from the store
+                └─────── moving <───────┘ │                          it does not fit the network any more
+                                          └───────> lost             another node has it
+    any of them ──> releasing ──> released                           stop
 
 What a store is trusted with is in ``store.base``: snapshots are whole, their revisions rise, a write compares. From
 that follows: a failed read changes nothing; a snapshot without our lease means that it is gone; a lease is never

@@ -167,7 +167,7 @@ def _boundary(values: Mapping[str, Any], key: str, network: str, length: int, de
     family, given = family_of(network), values.get(key)
     expected = f"the first address of a subnet of length {length} in {network}"
     try:
-        address = ipaddress.ip_address(given or 0 if isinstance(given, str) else _zero(given))
+        address = ipaddress.ip_address(given if isinstance(given, str) else _zero(given))
     except ValueError:
         raise ValueError(f"{key} is {_shown(given)}; expected {expected}") from None
     number = int(address) or default
