@@ -111,6 +111,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(name="healthz-ip", kind="text", default="127.0.0.1", help="Address of the health end point.", flannel=True),
     Setting(name="healthz-port", kind="number", default=0, help="Its TCP port, 0 for none.", flannel=True),
+    Setting(name="node-name", kind="text", default="", help="How messages call this node, by default its host name."),
+    Setting(
+        name="bridge",
+        kind="text",
+        default="",
+        help="A bridge for this node's containers, made and kept with the gateway's address; none unless named.",
+    ),
     Setting(
         name="state-dir",
         kind="text",

@@ -1,0 +1,180 @@
+"""What an agent says of itself, as the documents of its API (JSON, versioned).
+
+Theory of operation: ``AgentStatus`` is the whole of it; ``muslin status`` draws it, a program reads it from the unix
+socket (``GET /v1/status``). ``Event`` is one line of the stream (``GET /v1/events``). Times are seconds since the
+epoch, sentences are for people, and nothing in here is ever a secret.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from muslin.model.kernel import Key
+
+PeerState = Literal["programmed", "pending", "failed", "refused"]
+"""``pending``: not tried yet; ``failed``: the kernel refused, it is tried again; ``refused``: its lease cannot be
+followed, see the reason."""
+
+ProbeOutcome = Literal["reached", "silent", "unreachable", "skipped"]
+
+
+class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one echo request. ``rtt_ms`` in milliseconds where there was an answer."""
+
+    address: str
+    outcome: ProbeOutcome
+    rtt_ms: float | None = None
+    detail: str = ""
+
+
+class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Another node as this one sees it. Probes are there only where they were asked for."""
+
+    name: str
+    """Of its lease: ``10.5.34.0-24``."""
+    addresses: tuple[str, ...]
+    """Of the underlay."""
+    subnets: tuple[str, ...]
+    backend: str
+    state: PeerState
+    reason: str = ""
+    changed_at: float
+    """When its lease or its state last changed, as far as this agent knows."""
+    underlay: ProbeResult | None = None
+    overlay: ProbeResult | None = None
+    sentence: str = ""
+    """What is wrong between the two nodes, empty when nothing is known to be."""
+
+
+class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The own lease. ``state`` is that of the lease machine (``lease.values.State``)."""
+
+    state: str
+    name: str = ""
+    subnets: tuple[str, ...] = ()
+    expires_at: float | None = None
+    reservation: bool = False
+    sentence: str = ""
+    warning: str = ""
+
+
+class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Where nodes find each other. ``from_disk``: the store is away and the last good snapshot serves."""
+
+    kind: str
+    revision: int = 0
+    trouble: str | None = None
+    from_disk: bool = False
+
+
+class UnderlayStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The interface that other nodes reach this one by; ``mtu`` in bytes."""
+
+    link: str
+    mtu: int
+    addresses: tuple[str, ...]
+    public_addresses: tuple[str, ...]
+
+
+class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The network's configuration as it is followed; ``mtu`` is that of containers, in bytes."""
+
+    networks: tuple[str, ...]
+    backend: str
+    mtu: int
+    warning: str = ""
+    """What is wrong with the configuration in the store; the last good one is followed meanwhile."""
+
+
+class FailedOperation(msgspec.Struct, frozen=True, kw_only=True):
+    """A change that the kernel refused; it is tried again."""
+
+    key: Key
+    command: str
+    reason: str
+    since: float
+
+
+class Repair(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that somebody else had changed, put right."""
+
+    at: float
+    commands: tuple[str, ...]
+    """At most ten of them; ``count`` says how many there were."""
+    count: int
+
+
+class KernelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How the kernel agrees with what it should hold."""
+
+    objects: int = 0
+    """Wanted."""
+    passes: int = 0
+    """Whole looks so far."""
+    last_pass_at: float | None = None
+    last_pass_s: float | None = None
+    repaired: int = 0
+    """Operations since the start that put right what somebody else had changed."""
+    repairs: tuple[Repair, ...] = ()
+    """The latest ones."""
+    failed: tuple[FailedOperation, ...] = ()
+    strangers_dropped: int | None = None
+    """Encapsulated packets from addresses without a lease; None where nothing is encapsulated."""
+
+
+class TunnelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The process of the udp backend; ``counters`` by reason, empty while it does not tell."""
+
+    pid: int
+    device: str
+    listen: str
+    peers: int
+    counters: dict[str, int] = {}
+
+
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One node, whole."""
+
+    schema: Literal["muslin.agent-status/v1"] = "muslin.agent-status/v1"
+    version: str
+    name: str
+    pid: int
+    started_at: float
+    now: float
+    ready: bool
+    """The own subnet is programmed and every peer has been tried."""
+    healthy: bool
+    """The loop is alive."""
+    problems: tuple[str, ...] = ()
+    """A sentence for each thing that is wrong, the gravest first."""
+    lease: LeaseStatus
+    store: StoreStatus
+    kernel: KernelStatus
+    underlay: UnderlayStatus | None = None
+    network: NetworkStatus | None = None
+    tunnel: TunnelStatus | None = None
+    peers: tuple[PeerStatus, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    """Names of leases that hold garbage."""
+
+    @property
+    def programmed(self) -> int:
+        """How many peers are programmed."""
+        return sum(peer.state == "programmed" for peer in self.peers)
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened: ``kind`` is one word, ``text`` a sentence."""
+
+    number: int
+    at: float
+    kind: str
+    text: str
+
+
+class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of ``POST /v1/stop``: end, and with ``release`` give the lease back first."""
+
+    release: bool = False
