@@ -104,6 +104,9 @@ class OtherKind(msgspec.Struct, frozen=True, tag=True):
 
 LinkOptions = Loopback | Veth | Bridge | Tun | Vxlan | OtherKind
 
+LINK_MARK = "muslin:"
+"""How the alias of a link begins that an agent made: on a host shared with others, it is ours by that alone."""
+
 LinkAttribute = Literal["mtu", "mac", "alias", "master", "up"]
 LINK_ATTRIBUTES: tuple[LinkAttribute, ...] = ("mtu", "mac", "alias", "master", "up")
 """The attributes that change on a living link, in the order in which they are best set."""
