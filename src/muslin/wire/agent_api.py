@@ -27,6 +27,8 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     outcome: ProbeOutcome
     rtt_ms: float | None = None
     detail: str = ""
+    offender: str = ""
+    """Who sent the ICMP error; empty where this host's own kernel refused, and where there was none."""
 
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,8 +46,12 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """When its lease or its state last changed, as far as this agent knows."""
     underlay: ProbeResult | None = None
     overlay: ProbeResult | None = None
+    overlay_full: ProbeResult | None = None
+    """As ``overlay``, by a packet as large as a container's may be that nobody may fragment."""
     sentence: str = ""
     """What is wrong between the two nodes, empty when nothing is known to be."""
+    note: str = ""
+    """What is worth knowing and may be as it has to be: a warning."""
 
 
 class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +90,8 @@ class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
     networks: tuple[str, ...]
     backend: str
     mtu: int
+    port: int | None = None
+    """The UDP port of encapsulated packets, None where nothing is encapsulated."""
     warning: str = ""
     """What is wrong with the configuration in the store; the last good one is followed meanwhile."""
 
@@ -163,6 +171,49 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     def programmed(self) -> int:
         """How many peers are programmed."""
         return sum(peer.state == "programmed" for peer in self.peers)
+
+    @property
+    def subnet_programmed(self) -> bool:
+        """Whether the kernel has been made to agree with a lease at least once."""
+        return bool(self.lease.subnets and self.kernel.objects and self.kernel.last_pass_at)
+
+
+class PeerList(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /v1/peers``: the peers alone."""
+
+    schema: Literal["muslin.agent-peers/v1"] = "muslin.agent-peers/v1"
+    peers: tuple[PeerStatus, ...] = ()
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /v1/health`` and ``/healthz``, with 503 where the loop is not alive. ``reason``: a sentence."""
+
+    healthy: bool
+    reason: str = ""
+
+
+class PeerCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """How many peers there are in which state."""
+
+    total: int = 0
+    programmed: int = 0
+    pending: int = 0
+    refused: int = 0
+    failed: int = 0
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /readyz``, with 503 until the node is ready."""
+
+    ready: bool
+    subnet_programmed: bool
+    peers: PeerCounts
+
+
+class ErrorDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every answer that is an error."""
+
+    error: str
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
