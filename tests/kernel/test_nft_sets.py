@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 OPTIONS = TrafficOptions(
-    networks=("172.16.0.0/16", "fd00:172:16::/48"), forward=True, masquerade=True, tunnel_port=8472
+    networks=("172.16.0.0/16", "fd00:172:16::/48"), forward=True, masquerade=True, tunnel_ports=(8472,)
 )
 ADDRESSES = [f"10.1.{number >> 8}.{number & 255}" for number in range(1, 2501)] + ["fd00::20"]
 

@@ -23,9 +23,9 @@ from muslin.model.address import (
     address_part,
     contains,
     family_of,
-    network_of,
     prefix_length,
 )
+from muslin.model.config import span_of
 from muslin.model.kernel import TABLE_MAIN, Address, Link, Loopback, Route
 from muslin.model.state import Snapshot
 
@@ -54,7 +54,9 @@ class Underlay(msgspec.Struct, frozen=True, kw_only=True):
 
     def shares_network_with(self, address: str) -> bool:
         """Whether an address lies on the layer-2 network of this interface."""
-        return any(contains(network_of(interface), address) for interface in self.interfaces)
+        family, (number, _) = family_of(address), span_of(address)
+        spans = (span_of(interface) for interface in self.interfaces if family_of(interface) == family)
+        return any(first <= number <= last for first, last in spans)
 
 
 def choose_underlay(observed: Snapshot, options: UnderlayOptions) -> Underlay:

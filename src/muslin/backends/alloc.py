@@ -47,8 +47,13 @@ def advertise(_options: Options, _local: LocalNode) -> tuple[dict[str, Any], dic
     return {}, {}
 
 
-def plan(
-    local: LocalNode, peers: Sequence[Peer], options: Options = DEFAULTS, *, use_nexthops: bool = False
+def plan_own(_local: LocalNode, _options: Options = DEFAULTS) -> BackendPlan:
+    """Nothing."""
+    return BackendPlan()
+
+
+def plan_peers(
+    _local: LocalNode, _peers: Sequence[Peer], _options: Options = DEFAULTS, *, use_nexthops: bool = False
 ) -> BackendPlan:
     """Nothing."""
     return BackendPlan()

@@ -50,8 +50,13 @@ def advertise(_options: Options, _local: LocalNode) -> tuple[dict[str, Any], dic
     return {}, {}
 
 
-def plan(
-    local: LocalNode, peers: Sequence[Peer], options: Options = DEFAULTS, *, use_nexthops: bool = False
+def plan_own(_local: LocalNode, _options: Options = DEFAULTS) -> BackendPlan:
+    """Nothing: there are only routes."""
+    return BackendPlan()
+
+
+def plan_peers(
+    local: LocalNode, peers: Sequence[Peer], _options: Options = DEFAULTS, *, use_nexthops: bool = False
 ) -> BackendPlan:
     """A route to each peer that shares the layer-2 network, a refusal for each that does not."""
     served, refusals = sort_out(local, peers, NAME, (NAME,))

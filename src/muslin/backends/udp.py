@@ -74,26 +74,29 @@ def advertise(options: Options, _local: LocalNode) -> tuple[dict[str, Any], dict
     return {"Port": options.port}, {}
 
 
-def plan(
+def plan_own(local: LocalNode, options: Options = DEFAULTS) -> BackendPlan:
+    """The device, its addresses, the settings, and the tunnel, over one underlay family."""
+    device = Link(netns=local.netns, name=options.device, options=Tun(), mtu=mtu(options, local), up=True)
+    objects: tuple[AnyObject, ...] = (device, *_addresses(local, options), *_reverse_path_settings(local, options))
+    listen = endpoint(local.addresses[0], options.port)
+    tunnel = Tunnel(netns=local.netns, device=options.device, listen=listen, peers=())
+    return BackendPlan(state=DesiredState(objects), tunnel=tunnel)
+
+
+def plan_peers(
     local: LocalNode, peers: Sequence[Peer], options: Options = DEFAULTS, *, use_nexthops: bool = False
 ) -> BackendPlan:
-    """The device, its addresses, the settings, and the tunnel to all peers over one underlay family.
-
-    ``use_nexthops`` changes nothing: there is one route for all.
-    """
+    """The tunnel's entries. ``use_nexthops`` changes nothing: there is one route for all."""
     served, refusals = sort_out(local, peers, NAME, ACCEPTED)
-    device = Link(netns=local.netns, name=options.device, options=Tun(), mtu=mtu(options, local), up=True)
-    objects: list[AnyObject] = [device, *_addresses(local, options), *_reverse_path_settings(local, options)]
-    reachable: list[Peer] = []
+    family = family_of(local.addresses[0])
+    entries: list[tuple[str, str]] = []
     for peer in served:
-        reason = _unreachable(peer, options, family_of(local.addresses[0]))
+        reason = _unreachable(peer, options, family)
         if reason:
             refusals.append(Refusal(peer.name, f"udp cannot reach {peer.name} from {local.name}: {reason}"))
         else:
-            reachable.append(peer)
-    return BackendPlan(
-        state=DesiredState(tuple(objects)), tunnel=_tunnel(local, reachable, options), refusals=tuple(refusals)
-    )
+            entries += _tunnel_entries(peer, family, _port_of(peer, options))
+    return BackendPlan(tunnel_peers=tuple(entries), refusals=tuple(refusals))
 
 
 def _addresses(local: LocalNode, options: Options) -> Iterator[Address]:
@@ -123,17 +126,6 @@ def _unreachable(peer: Peer, options: Options, family: Family) -> str:
 
 def _port_of(peer: Peer, options: Options) -> Any:
     return peer.data.get("Port", options.port)
-
-
-def _tunnel(local: LocalNode, peers: Sequence[Peer], options: Options) -> Tunnel:
-    underlay = local.addresses[0]
-    family = family_of(underlay)
-    return Tunnel(
-        netns=local.netns,
-        device=options.device,
-        listen=endpoint(underlay, options.port),
-        peers=tuple(entry for peer in peers for entry in _tunnel_entries(peer, family, _port_of(peer, options))),
-    )
 
 
 def _tunnel_entries(peer: Peer, family: Family, port: int) -> Iterator[tuple[str, str]]:

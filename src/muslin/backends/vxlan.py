@@ -109,13 +109,18 @@ def advertise(options: Options, local: LocalNode) -> tuple[dict[str, Any], dict[
     return (dict(data) if 4 in families else {}), (dict(data) if 6 in families else {})
 
 
-def plan(
+def plan_own(local: LocalNode, options: Options = DEFAULTS) -> BackendPlan:
+    """The devices."""
+    return BackendPlan(state=DesiredState(tuple(_own_objects(options, local))))
+
+
+def plan_peers(
     local: LocalNode, peers: Sequence[Peer], options: Options = DEFAULTS, *, use_nexthops: bool = False
 ) -> BackendPlan:
-    """The devices, and neighbour, forwarding entry and route for each peer."""
+    """Neighbour, forwarding entry and route for each peer."""
     served, refusals = sort_out(local, peers, NAME, (NAME,))
     numbers = nexthop_numbers(served) if use_nexthops else {}
-    objects = list(_own_objects(options, local))
+    objects: list[AnyObject] = []
     own_devices = devices(options, local)
     macs: dict[str, str] = {local.vtep_mac: local.name} if any(peer.backend for peer in served) else {}
     for peer in served:
@@ -225,6 +230,12 @@ def _ends(
     return ends, reason
 
 
+def shares_network(options: Options, data: Mapping[str, Any]) -> bool:
+    """Whether a lease's data is of the VXLAN network of these options."""
+    vni = data.get("VNI", options.vni)
+    return type(vni) is int and vni & LEASE_VNI_MASK == options.vni & LEASE_VNI_MASK
+
+
 def _vtep_mac(peer: Peer, options: Options, family: Family) -> str:
     """The MAC that the peer's lease tells for this family; ValueError when it tells none or another network's."""
     if peer.backend is None:
@@ -233,7 +244,7 @@ def _vtep_mac(peer: Peer, options: Options, family: Family) -> str:
     vni = data.get("VNI", options.vni)
     if type(vni) is not int:
         raise ValueError(f"its lease has {str(vni)[:60]!r} for VNI in {name}; expected a whole number")
-    if vni & LEASE_VNI_MASK != options.vni & LEASE_VNI_MASK:
+    if not shares_network(options, data):
         raise ValueError(f"it is in the network with VNI {vni}, and this node in the one with VNI {options.vni}")
     given = data.get("VtepMAC")
     mac = given.lower().replace("-", ":") if isinstance(given, str) and _MAC.fullmatch(given.lower()) else ""

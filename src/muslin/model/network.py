@@ -84,11 +84,20 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class BackendPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backend wants on one node."""
+    """What a backend wants on one node, whole or in parts: what the node has anyway, and what is there for peers.
+
+    ``tunnel_peers`` are the entries of a part for peers, whose tunnel is in the other part.
+    """
 
     state: DesiredState = DesiredState()
     tunnel: Tunnel | None = None
+    tunnel_peers: tuple[tuple[str, str], ...] = ()
     refusals: tuple[Refusal, ...] = ()
+
+    def with_peers(self, peers: BackendPlan) -> BackendPlan:
+        """The whole, of this part and the one for peers."""
+        tunnel = self.tunnel and msgspec.structs.replace(self.tunnel, peers=peers.tunnel_peers)
+        return BackendPlan(state=self.state | peers.state, tunnel=tunnel, refusals=peers.refusals)
 
 
 def endpoint(address: str, port: int) -> str:

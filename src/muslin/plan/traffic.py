@@ -23,28 +23,35 @@ MULTICAST: dict[Family, str] = {4: "224.0.0.0/4", 6: "ff00::/8"}  # RFC 5771, RF
 
 
 class TrafficOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node's table is to do. ``tunnel_port``: UDP port of encapsulated packets, None when there are none."""
+    """What a node's table is to do. ``tunnel_ports``: UDP ports that encapsulated packets come to."""
 
     networks: tuple[str, ...]
     forward: bool = True
     masquerade: bool = False
-    tunnel_port: int | None = None
+    fully_random: bool = True
+    """Whether the source port of what is translated is drawn at random (nft(8), ``fully-random``)."""
+    tunnel_ports: tuple[int, ...] = ()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a table at all."""
+        return self.forward or self.masquerade or bool(self.tunnel_ports)
 
 
 def plan(netns: str, options: TrafficOptions, nodes: Iterable[str]) -> tuple[AnyObject, ...]:
     """The table, and an element for the underlay address of each node; nothing when nothing is asked for."""
-    chains = [*_forward(options), *_masquerade(options), *_strangers(options)]
-    if not chains:
+    if not options.wanted:
         return ()
+    chains = [*_forward(options), *_masquerade(options), *_strangers(options)]
     sets = [f"set {NODES[family]} {{\ntype {SET_TYPE[family]}\n}}" for family in NODES]
     table = NftTable(netns=netns, family="inet", name=TABLE, text="\n".join([*sets, *chains]))
-    return (table, *(node_element(netns, address) for address in nodes))
+    return (table, *node_elements(netns, nodes))
 
 
-def node_element(netns: str, address: str) -> NftElement:
-    """The membership of one node's underlay address."""
-    name = NODES[family_of(address)]
-    return NftElement(netns=netns, family="inet", table=TABLE, set=name, address=address)
+def node_elements(netns: str, nodes: Iterable[str]) -> Iterator[NftElement]:
+    """The membership of each node's underlay address."""
+    for address in dict.fromkeys(nodes):
+        yield NftElement(netns=netns, family="inet", table=TABLE, set=NODES[family_of(address)], address=address)
 
 
 def _chain(name: str, hook: str, rules: Iterable[str]) -> str:
@@ -64,21 +71,24 @@ def _forward(options: TrafficOptions) -> Iterator[str]:
 
 def _masquerade(options: TrafficOptions) -> Iterator[str]:
     if options.masquerade:
-        rules = [rule for network in options.networks for rule in _masquerade_rules(network)]
+        flags = " fully-random" if options.fully_random else ""
+        rules = [rule for network in options.networks for rule in _masquerade_rules(network, flags)]
         yield _chain("outbound", "nat hook postrouting priority srcnat", rules)
 
 
-def _masquerade_rules(network: str) -> Iterator[str]:
+def _masquerade_rules(network: str, flags: str) -> Iterator[str]:
     family = family_of(network)
     word = WORD[family]
     for inside in (network, f"@{NODES[family]}", MULTICAST[family]):
         yield f"{word} saddr {network} {word} daddr {inside} return"
-    yield f"{word} saddr {network} masquerade fully-random"
+    yield f"{word} saddr {network} masquerade{flags}"
 
 
 def _strangers(options: TrafficOptions) -> Iterator[str]:
-    if options.tunnel_port is not None:
+    if options.tunnel_ports:
         rules = [
-            f"udp dport {options.tunnel_port} {WORD[family]} saddr != @{NODES[family]} counter drop" for family in NODES
+            f"udp dport {port} {WORD[family]} saddr != @{NODES[family]} counter drop"
+            for port in options.tunnel_ports
+            for family in NODES
         ]
         yield _chain("strangers", "filter hook input priority filter", rules)

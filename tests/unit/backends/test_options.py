@@ -48,7 +48,7 @@ def parse(name: str, **options: Any) -> Any:
 
 @pytest.mark.parametrize("module", [alloc, host_gw, udp, vxlan])
 def test_the_table_holds_every_backend(module: Any) -> None:
-    assert BACKENDS[module.NAME].plan is module.plan
+    assert BACKENDS[module.NAME].plan_peers is module.plan_peers
 
 
 def test_defaults_of_an_agent_are_flannels() -> None:
@@ -133,15 +133,17 @@ def test_mtu(backend: str, options: dict[str, Any], addresses: tuple[str, ...], 
 
 def test_vxlan_options_reach_the_device() -> None:
     options = parse("vxlan", VNI=16777215, Port=4789, GBP=True, Learning=True, MTU=1400)
-    plan = vxlan.plan(LOCAL, [], options)
+    plan = BACKENDS["vxlan"].plan(LOCAL, [], options)
     device = next(obj for obj in plan.state if isinstance(obj, Link))
     assert (device.name, device.mtu) == ("vxlan16777215", 1350)
     assert device.options == Vxlan(vni=16777215, local="192.0.2.1", underlay="eth0", port=4789, learning=True, gbp=True)
-    assert all(len(link.name) <= 15 for link in vxlan.plan(DUAL, [], options).state if isinstance(link, Link))
+    assert all(
+        len(link.name) <= 15 for link in BACKENDS["vxlan"].plan(DUAL, [], options).state if isinstance(link, Link)
+    )
 
 
 def test_an_agent_of_two_families_has_two_devices_as_flannel_has() -> None:
-    plan = vxlan.plan(DUAL, [PEER], parse("vxlan"))
+    plan = BACKENDS["vxlan"].plan(DUAL, [PEER], parse("vxlan"))
     assert [obj.describe() for obj in plan.state] == [
         "ip link add vxlan1 address 02:00:00:00:00:01 mtu 1450 "
         "type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning",
@@ -162,19 +164,19 @@ def test_an_agent_of_two_families_has_two_devices_as_flannel_has() -> None:
 @pytest.mark.parametrize(("kept", "device"), [(4, "vxlan1"), (6, "vxlan6.1")])
 def test_what_one_family_cannot_carry_goes_over_the_other(kept: int, device: str) -> None:
     addresses = tuple(address for address in PEER.addresses if (":" in address) == (kept == 6))
-    plan = vxlan.plan(DUAL, [msgspec.structs.replace(PEER, addresses=addresses)], parse("vxlan"))
+    plan = BACKENDS["vxlan"].plan(DUAL, [msgspec.structs.replace(PEER, addresses=addresses)], parse("vxlan"))
     assert plan.refusals == ()
     assert [obj.link for obj in plan.state if isinstance(obj, Route)] == [device, device]
 
 
 def test_direct_routing_needs_no_tunnel_on_one_link() -> None:
     options = parse("vxlan", DirectRouting=True)
-    near = vxlan.plan(LOCAL, [PEER], options).state.objects[3:]
+    near = BACKENDS["vxlan"].plan(LOCAL, [PEER], options).state.objects[3:]
     assert [obj.describe() for obj in near] == [
         "ip route add 10.5.2.0/24 via 192.0.2.2 dev eth0 proto 77",
         "ip route add fd00:5:0:2::/64 via 2001:db8::2 dev eth0 proto 77",
     ]
-    far = vxlan.plan(LOCAL, [msgspec.structs.replace(PEER, link=None)], options)
+    far = BACKENDS["vxlan"].plan(LOCAL, [msgspec.structs.replace(PEER, link=None)], options)
     assert all(obj.link == "vxlan1" for obj in far.state if isinstance(obj, Route))
 
 
@@ -183,7 +185,7 @@ def test_the_tunnel_of_an_agent() -> None:
         msgspec.structs.replace(PEER, backend="udp", data={"Port": 9999}, subnets=("10.5.2.0/24",)),
         Peer(name="flannel", addresses=("192.0.2.3",), subnets=("10.5.3.0/24",), link=None, backend=""),
     ]
-    plan = udp.plan(LOCAL, peers, parse("udp", Port=8286))
+    plan = BACKENDS["udp"].plan(LOCAL, peers, parse("udp", Port=8286))
     assert plan.tunnel is not None
     assert (plan.tunnel.device, plan.tunnel.listen) == ("muslin-udp", "192.0.2.1:8286")
     assert plan.tunnel.peers == (
@@ -195,7 +197,7 @@ def test_the_tunnel_of_an_agent() -> None:
 
 
 def test_alloc_wants_nothing() -> None:
-    plan = alloc.plan(LOCAL, [PEER])
+    plan = BACKENDS["alloc"].plan(LOCAL, [PEER])
     assert (plan.state.objects, plan.tunnel, plan.refusals) == ((), None, ())
 
 
@@ -219,7 +221,7 @@ def test_routes_lead_through_next_hop_objects_where_asked_for(backend: str) -> N
 
 def test_labs_look_typed_by_hand() -> None:
     local = msgspec.structs.replace(LOCAL, protocol=PROTOCOL_BOOT)
-    state = host_gw.plan(local, [msgspec.structs.replace(PEER, backend=None)]).state
+    state = BACKENDS["host-gw"].plan(local, [msgspec.structs.replace(PEER, backend=None)]).state
     assert state.objects[0].describe() == "ip route add 10.5.2.0/24 via 192.0.2.2 dev eth0"
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from muslin.backends import vxlan
+from muslin.backends import BACKENDS, vxlan
 from muslin.model.address import Family
 from tests.unit.backends.nodes import MAC1, MAC2, described, local_node, peer_node
 
 
 def test_over_ipv4_a_peer_is_an_entry_a_neighbour_and_a_route_in_each_family() -> None:
-    plan = vxlan.plan(local_node((4,), (4, 6)), [peer_node((4,), (4, 6))])
+    plan = BACKENDS["vxlan"].plan(local_node((4,), (4, 6)), [peer_node((4,), (4, 6))])
     assert described(plan.state) == [
         f"ip link add vxlan1 address {MAC1} mtu 1450 type vxlan id 1 local 10.0.0.10 dev eth0 dstport 8472 nolearning"
         " up",
@@ -27,14 +27,14 @@ def test_over_ipv4_a_peer_is_an_entry_a_neighbour_and_a_route_in_each_family() -
 
 
 def test_over_ipv6_the_outer_addresses_are_ipv6() -> None:
-    lines = described(vxlan.plan(local_node((6,), (4,)), [peer_node((6,), (4,))]).state)
+    lines = described(BACKENDS["vxlan"].plan(local_node((6,), (4,)), [peer_node((6,), (4,))]).state)
     assert "mtu 1430 type vxlan id 1 local fd10::10 dev eth0" in lines[0]
     assert f"bridge fdb add {MAC2} dev vxlan1 dst fd10::20 self permanent" in lines
 
 
 @pytest.mark.parametrize(("underlay", "mtu"), [((4,), 1450), ((4, 6), 1450), ((6,), 1430)])
 def test_a_frame_in_its_datagram_fills_the_underlay_exactly(underlay: tuple[Family, ...], mtu: int) -> None:
-    device = next(iter(vxlan.plan(local_node(underlay, (4,)), []).state))
+    device = next(iter(BACKENDS["vxlan"].plan(local_node(underlay, (4,)), []).state))
     assert getattr(device, "mtu", None) == mtu
     assert mtu + vxlan.overhead_bytes(underlay[0]) == 1500
 
@@ -44,13 +44,15 @@ def test_headers_are_50_bytes_over_ipv4_and_70_over_ipv6() -> None:
 
 
 def test_a_peer_without_an_address_of_the_underlays_family_is_refused_and_gets_nothing() -> None:
-    alone = vxlan.plan(local_node((4,), (4,)), [])
-    planned = vxlan.plan(local_node((4,), (4,)), [peer_node((6,), (4,))])
+    alone = BACKENDS["vxlan"].plan(local_node((4,), (4,)), [])
+    planned = BACKENDS["vxlan"].plan(local_node((4,), (4,)), [peer_node((6,), (4,))])
     assert planned.state == alone.state
     assert "no IPv4 address on the underlay" in planned.refusals[0].reason
 
 
 def test_a_router_between_nodes_is_no_obstacle() -> None:
-    near, far = (vxlan.plan(local_node((4,), (4,)), [peer_node((4,), (4,), link)]) for link in ("eth0", None))
+    near, far = (
+        BACKENDS["vxlan"].plan(local_node((4,), (4,)), [peer_node((4,), (4,), link)]) for link in ("eth0", None)
+    )
     assert near == far
     assert far.refusals == ()

@@ -35,7 +35,7 @@ def test_what_stays_inside_is_let_by_before_anything_is_translated() -> None:
 
 
 def test_encapsulated_packets_of_strangers_are_dropped_and_counted() -> None:
-    text = text_of(TrafficOptions(networks=(NETWORK,), tunnel_port=8472))
+    text = text_of(TrafficOptions(networks=(NETWORK,), tunnel_ports=(8472,)))
     assert "udp dport 8472 ip saddr != @nodes4 counter drop" in text
     assert "udp dport 8472 ip6 saddr != @nodes6 counter drop" in text
 
