@@ -14,9 +14,10 @@ import socket
 import struct
 
 from muslin.model.address import Family
-from muslin.verify.payload import address_text, icmp_text, is_port_unreachable
+from muslin.verify.payload import address_text
 from muslin.verify.station import IP_RECVERR, IPV6_RECVERR
 from muslin.verify.verdict import ErrorSeen
+from muslin.wire.icmp import icmp_text, is_port_unreachable
 
 _EXTENDED_ERR = struct.Struct("=IBBBBII")
 _ORIGIN_ICMP = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6

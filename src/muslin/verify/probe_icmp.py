@@ -15,21 +15,10 @@ from functools import partial
 
 from muslin.model.address import Family
 from muslin.verify.kernel_errors import icmp_error
-from muslin.verify.payload import (
-    ECHO_REPLY,
-    ECHO_REQUEST,
-    IcmpMessage,
-    Tag,
-    address_text,
-    canonical,
-    encode_echo,
-    encode_tag,
-    parse_icmp,
-    parse_quoted_echo,
-    parse_tag,
-)
+from muslin.verify.payload import Tag, address_text, canonical, encode_tag, parse_tag
 from muslin.verify.probing import PROTOCOL_CODES, Attempt, Probing
 from muslin.verify.station import Station
+from muslin.wire.icmp import ECHO_REPLY, ECHO_REQUEST, IcmpMessage, encode_echo, parse_icmp, parse_quoted_echo
 
 _BUFFER_BYTES = 2048
 _ANCILLARY_BYTES = 256

@@ -23,7 +23,6 @@ from muslin.model.address import Family
 from muslin.verify import kernel_errors
 from muslin.verify.loop import FAILED
 from muslin.verify.payload import (
-    IP_HEADER_BYTES,
     TAG_BYTES,
     UDP_HEADER_BYTES,
     Sighting,
@@ -37,6 +36,7 @@ from muslin.verify.payload import (
 from muslin.verify.probing import Attempt, Probing
 from muslin.verify.station import IP_PKTINFO, MTU_OPTION, Station
 from muslin.verify.verdict import ErrorSeen, Protocol
+from muslin.wire.icmp import IP_HEADER_BYTES
 
 _MAX_DATAGRAM_BYTES = 65535
 _ANCILLARY_BYTES = 256

@@ -15,7 +15,6 @@ import errno
 import math
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -27,17 +26,19 @@ from muslin.kernel.netlink import NetlinkSocket
 from muslin.kernel.syscalls import CLONE_NEWNET, setns
 from muslin.model.address import Family
 from muslin.verify.neighbours import forget_neighbours
-from muslin.verify.payload import (
+from muslin.verify.payload import address_text
+from muslin.verify.verdict import INITIAL_TTL
+from muslin.wire.icmp import (
     ADDRESS_FAMILY,
     ECHO_REPLY,
     ECHO_REQUEST,
     ERROR_TYPES,
+    FILTER_OPTION,
     PROTOCOL_NUMBER,
-    address_text,
+    encode_filter,
 )
-from muslin.verify.verdict import INITIAL_TTL
 
-# linux/in.h, linux/in6.h, linux/icmp.h, linux/icmpv6.h: numbers that Python 3.11 has no name for.
+# linux/in.h, linux/in6.h: numbers that Python 3.11 has no name for.
 IP_PKTINFO = 8
 IP_MTU_DISCOVER = 10
 IP_RECVERR = 11
@@ -47,9 +48,6 @@ IPV6_MTU_DISCOVER = 23
 IPV6_MTU = 24
 IPV6_RECVERR = 25
 PMTUDISC_DO = 2
-SOL_RAW = 255
-ICMP_FILTER = 1
-ICMPV6_FILTER = 1
 
 MTU_OPTION: dict[Family, tuple[int, int]] = {
     4: (socket.IPPROTO_IP, IP_MTU),
@@ -222,14 +220,8 @@ def _open_raw(family: Family, netns: str) -> socket.socket:
     raw.setblocking(False)
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
     passed = {ECHO_REQUEST[family], ECHO_REPLY[family], *ERROR_TYPES[family]}
-    if family == 4:
-        blocked = ~sum(1 << number for number in passed) & 0xFFFFFFFF
-        raw.setsockopt(SOL_RAW, ICMP_FILTER, struct.pack("=I", blocked))
-    else:
-        words = [0xFFFFFFFF] * 8
-        for number in passed:
-            words[number // 32] &= ~(1 << number % 32)
-        raw.setsockopt(socket.IPPROTO_ICMPV6, ICMPV6_FILTER, struct.pack("=8I", *words))
+    raw.setsockopt(*FILTER_OPTION[family], encode_filter(family, passed))
+    if family == 6:
         raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
         raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     _set_ttl(raw, family)
