@@ -15,6 +15,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 FAMILIES = {"4": (4,), "6": (6,), "dual": (4, 6)}
 FILE_PATTERN = "*.muslin.yaml"
+AGENTS_STEP = 4  # what --agents means where nothing else is said
 
 
 def name_option(function: Function) -> Function:
@@ -63,6 +64,17 @@ def topology_options(function: Function) -> Function:
             type=click.Choice(["none", "host-gw", "udp", "vxlan"]),
             help="What carries packets between nodes, if not the step's own.",
         ),
+        click.option("--agents", is_flag=True, default=None, help="Run a real agent on each node (step 3 or 4)."),
+        click.option(
+            "--store", type=click.Choice(["sqlite", "etcd"]), help="Where the agents find each other (default: sqlite)."
+        ),
+        click.option(
+            "--lease-ttl",
+            "lease_ttl_s",
+            type=click.IntRange(1),
+            metavar="SECONDS",
+            help="How long a node's subnet outlives its agent (default: a day).",
+        ),
         click.option("--mtu", type=click.IntRange(576, 65535), help="MTU of the underlay, in bytes."),
         click.option("--network", "networks", multiple=True, metavar="PREFIX", help="The container network."),
         click.option(
@@ -83,6 +95,9 @@ def topology_from(
     underlay: str | None = None,
     family: str | None = None,
     backend: str | None = None,
+    agents: bool | None = None,
+    store: str | None = None,
+    lease_ttl_s: int | None = None,
     mtu: int | None = None,
     networks: tuple[str, ...] = (),
     underlays: tuple[str, ...] = (),
@@ -94,11 +109,14 @@ def topology_from(
         "underlay": underlay,
         "families": FAMILIES[family] if family else None,
         "backend": backend,
+        "agents": _agents(agents, store, lease_ttl_s),
         "mtu": mtu,
         "networks": networks or None,
         "underlay_prefix": underlays or None,
     }
     given = {key: value for key, value in shape.items() if value is not None}
+    if step is None and file is None and agents:
+        step = AGENTS_STEP
     if step is None and file is None:
         file = _only_file()
     if step is not None and file is not None:
@@ -111,6 +129,19 @@ def topology_from(
     from muslin.lab.presets import preset
 
     return preset(step, **given)  # type: ignore[arg-type]
+
+
+def _agents(wanted: bool | None, store: str | None, lease_ttl_s: int | None) -> Any:
+    """What the agents are to be like; None for a lab without."""
+    given = {"store": store, "lease_ttl_s": lease_ttl_s}
+    given = {key: value for key, value in given.items() if value is not None}
+    if not wanted:
+        if given:
+            raise UsageError("--store and --lease-ttl speak of agents, which this lab has none of", "add --agents")
+        return None
+    from muslin.lab.topology import Agents
+
+    return Agents(**given)  # type: ignore[arg-type]
 
 
 def _only_file() -> str:

@@ -4,6 +4,9 @@ Theory of operation: everything of a lab is a namespace. A segment is one that h
 forwards, a node one that holds its containers' bridge, a container one at the end of a veth. Namespaces of a lab are
 called ``muslin-LAB-NAME``, so that plain ``ip netns`` shows whose they are. Objects come in the order in which a
 person would build: segments, routers, nodes, and on each node its containers, then what its backend wants.
+
+Where nodes run agents, bridge, forwarding and all that the backend wants are the agents'. The lab makes the rest, and
+plugs its containers into a bridge that it does not make: see ``LabPlan.before_agents``.
 """
 
 from __future__ import annotations
@@ -14,25 +17,30 @@ from collections.abc import Iterator
 import msgspec
 
 from muslin.backends import BACKENDS
+from muslin.lab.agent_plan import AGENT_BRIDGE, etcd_members
 from muslin.lab.topology import Attachment, Container, Host, Node, Router, Topology, full_name_of, port_name
 from muslin.model.address import DEFAULT_PREFIX, FAMILIES, Family, family_of, prefix_length
 from muslin.model.kernel import (
     Address,
     AnyObject,
     Bridge,
+    Key,
     Link,
     Loopback,
     Netns,
     NftTable,
     Route,
+    Sysctl,
     Veth,
+    link_key,
 )
 from muslin.model.network import BackendPlan, LocalNode, Peer, Refusal, Tunnel
+from muslin.model.ops import Op, SetLink
 from muslin.model.state import DesiredState
 from muslin.plan import attach
 from muslin.plan import node as node_plan
 
-NODE_BRIDGE = "br0"
+NODE_BRIDGE = AGENT_BRIDGE
 SEGMENT_BRIDGE = "br0"
 LOSS_TABLE = "muslin"
 NETNS_PREFIX = "muslin-"
@@ -44,6 +52,26 @@ class LabPlan(msgspec.Struct, frozen=True, kw_only=True):
     state: DesiredState
     tunnels: tuple[Tunnel, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    ports: frozenset[Key] = frozenset()
+    """The links that are plugged into a bridge which an agent makes."""
+
+    @property
+    def before_agents(self) -> DesiredState:
+        """The state, asking nothing of whose port these links are.
+
+        So it can stand before the agents do, and takes nothing away from a lab that is up.
+        """
+        if not self.ports:
+            return self.state
+        return DesiredState(tuple(_unplugged(obj) if obj.key in self.ports else obj for obj in self.state))
+
+    def needs_agent(self, op: Op) -> bool:
+        """Whether an operation has to wait for the bridge that an agent makes."""
+        return isinstance(op, SetLink) and op.attribute == "master" and op.key in self.ports
+
+
+def _unplugged(obj: AnyObject) -> AnyObject:
+    return msgspec.structs.replace(obj, master=None) if isinstance(obj, Link) else obj
 
 
 def netns_of(lab: str, name: str) -> str:
@@ -60,14 +88,33 @@ def plan(lab: str, topology: Topology) -> LabPlan:
         objects += _segment_objects(netns_of(lab, segment.name), topology.mtu)
     for router in topology.routers:
         objects += _router_objects(lab, topology, router)
+    for member in etcd_members(topology):
+        objects += _member_objects(lab, topology, member)
     for node in topology.nodes:
         backend = _backend_plan(lab, topology, node)
         objects += _node_objects(lab, topology, node)
-        objects += backend.state.objects
-        tunnels += [backend.tunnel] if backend.tunnel else []
+        if topology.agents is None:
+            objects += backend.state.objects
+            tunnels += [backend.tunnel] if backend.tunnel else []
         refusals += backend.refusals
     objects += _loss_tables(lab, topology)
-    return LabPlan(state=DesiredState(tuple(objects)), tunnels=tuple(tunnels), refusals=tuple(refusals))
+    return LabPlan(
+        state=DesiredState(tuple(objects)),
+        tunnels=tuple(tunnels),
+        refusals=tuple(refusals),
+        ports=_ports_of_agents(lab, topology),
+    )
+
+
+def _ports_of_agents(lab: str, topology: Topology) -> frozenset[Key]:
+    if topology.agents is None:
+        return frozenset()
+    return frozenset(
+        link_key(cable.node_netns, cable.node_link)
+        for node in topology.nodes
+        for position, container in enumerate(node.containers, start=1)
+        for cable in [_attachment(lab, topology, node, container, position)]
+    )
 
 
 def _segment_objects(netns: str, mtu: int) -> Iterator[AnyObject]:
@@ -121,14 +168,25 @@ def _underlay_links(lab: str, topology: Topology, host: Host) -> Iterator[AnyObj
             yield Address(netns=netns, link=link.name, address=interface)
 
 
+def _member_objects(lab: str, topology: Topology, member: Node) -> Iterator[AnyObject]:
+    netns = netns_of(lab, member.name)
+    yield from _host_netns(netns, topology.families)
+    yield from _underlay_links(lab, topology, member)
+    yield from _default_routes(netns, topology, member)
+
+
 def _node_objects(lab: str, topology: Topology, node: Node) -> Iterator[AnyObject]:
     netns = netns_of(lab, node.name)
     yield from _host_netns(netns, topology.families)
-    yield from node_plan.forwarding(netns, topology.families, enabled=topology.backend != "none")
-    yield from node_plan.no_reverse_path_filter(netns)
+    if topology.agents is None:
+        yield from node_plan.forwarding(netns, topology.families, enabled=topology.backend != "none")
+        yield from node_plan.no_reverse_path_filter(netns)
+    else:
+        # What an agent finds on a machine; what its backend needs of "all" is its own to set.
+        yield Sysctl(netns=netns, name="net/ipv4/conf/default/rp_filter", value="0")
     yield from _underlay_links(lab, topology, node)
     yield from _default_routes(netns, topology, node)
-    if node.attach == "bridge":
+    if node.attach == "bridge" and topology.agents is None:
         yield from node_plan.bridge(netns, NODE_BRIDGE, _gateway_interfaces(topology, node))
     for position, container in enumerate(node.containers, start=1):
         yield from attach.plan(_attachment(lab, topology, node, container, position))

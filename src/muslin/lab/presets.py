@@ -26,6 +26,7 @@ from muslin.lab.topology import (
     SCHEMA,
     SEGMENT_LENGTH,
     UNDERLAY_POOL,
+    Agents,
     Attachment,
     Backend,
     Container,
@@ -62,6 +63,7 @@ def preset(
     underlay: Underlay = "l2",
     families: Sequence[Family] = (4,),
     backend: Backend | None = None,
+    agents: Agents | None = None,
     mtu: int = 1500,
     networks: Prefixes = None,
     underlay_prefix: Prefixes = None,
@@ -73,6 +75,8 @@ def preset(
     routed one.
     """
     _check_shape(step, nodes, containers, underlay, backend)
+    if agents is not None:
+        _check_agents(step, backend)
     chosen = _families(families)
     count = STEP_NODES[step] if nodes is None else nodes
     members = STEP_CONTAINERS[step] if containers is None else containers
@@ -80,6 +84,7 @@ def preset(
         schema=SCHEMA,
         step=step,
         backend=backend or STEP_BACKEND[step],
+        agents=agents,
         networks=tuple((DEFAULT_NETWORK | _chosen(networks, chosen, "network"))[family] for family in chosen),
         mtu=mtu,
         nodes=tuple(_node(step, position, members) for position in range(1, count + 1)),
@@ -158,6 +163,20 @@ def _check_shape(step: Step, nodes: int | None, containers: int | None, underlay
         raise UsageError(
             f"step {step} is a single node and has no use for the backend {backend}",
             "use step 3 (routes) or step 4 (overlay), which join several nodes",
+        )
+
+
+def _check_agents(step: Step, backend: str | None) -> None:
+    """UsageError where an agent would have nothing to do."""
+    if STEP_NODES[step] == 1:
+        raise UsageError(
+            f"step {step} is a single node, and agents are there to join several",
+            "use step 3 (routes) or step 4 (overlay) with agents",
+        )
+    if backend == "none":
+        raise UsageError(
+            "the backend none carries nothing between nodes, and so leaves agents nothing to do",
+            "choose host-gw, udp or vxlan, or leave out --agents",
         )
 
 

@@ -20,14 +20,15 @@ def check_reachability(topology: Topology) -> Iterator[Problem]:
     if topology.backend == "none" or len(topology.nodes) < 2:
         return
     island_of = _islands(topology)
-    islands = [{island_of.get(link.segment, link.segment) for link in node.links} for node in topology.nodes]
+    links = [node.links[:1] if topology.agents else node.links for node in topology.nodes]
+    islands = [{island_of.get(link.segment, link.segment) for link in found} for found in links]
     sizes = Counter(island for found in islands for island in found)
     if not sizes:
         return
     mainland = sizes.most_common(1)[0][0]
     for place, (node, found) in enumerate(zip(topology.nodes, islands, strict=True)):
         if found and mainland not in found:
-            segments = ", ".join(shown(link.segment) for link in node.links)
+            segments = ", ".join(shown(link.segment) for link in links[place])
             yield Problem(
                 f"$.nodes[{place}].links",
                 f"node {shown(node.name)} on {segments} is on an island: no router leads to the other nodes, "

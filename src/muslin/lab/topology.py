@@ -42,6 +42,7 @@ SCHEMA: Literal["muslin.topology/v1"] = "muslin.topology/v1"
 Backend = Literal["none", "host-gw", "udp", "vxlan"]
 Attach = Literal["bridge", "direct"]
 Step = Literal[1, 2, 3, 4]
+StoreKind = Literal["sqlite", "etcd"]
 
 DEFAULT_NETWORK: dict[Family, str] = {4: "172.16.0.0/16", 6: "fd00:172:16::/48"}
 SUBNET_LENGTH: dict[Family, int] = {4: 24, 6: 64}
@@ -54,7 +55,9 @@ GATEWAY_NUMBER = 1
 TUNNEL_NUMBER = 100
 NODE_NUMBER_STEP = 10
 
-RESERVED_INTERFACES = frozenset({"lo", "br0", "tun0", "vxlan1", "all", "default"})
+LEASE_TTL_S = 86400  # flannel's pkg/subnet/etcd/subnet.go, subnetTTL: 24 hours
+
+RESERVED_INTERFACES = frozenset({"lo", "br0", "tun0", "muslin-udp", "vxlan1", "vxlan6.1", "all", "default"})
 """Taken inside of a namespace: by the kernel, the plan, the backends, and (all, default) by /proc/sys/net."""
 PORT_HASH_DIGITS = 4
 
@@ -132,6 +135,17 @@ Host = Node | Router
 _Named = TypeVar("_Named", Node, Segment, Router)
 
 
+class Agents(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """That each node runs an agent, which makes bridge, routes and tunnels out of what the others say of themselves."""
+
+    store: Annotated[
+        StoreKind, Meta(description="Where agents find each other: a file, or three etcd members as hosts of the lab.")
+    ] = "sqlite"
+    lease_ttl_s: Annotated[
+        int, Meta(description="How long a node keeps its subnet without a word of its agent, in seconds.")
+    ] = LEASE_TTL_S
+
+
 class Topology(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole lab: the underlay, the nodes on it, and the container network across them."""
 
@@ -140,6 +154,9 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ]
     step: Annotated[Step | None, Meta(description="The step, 1 to 4, that a preset made this for.")] = None
     backend: Annotated[Backend, Meta(description="What carries packets between the nodes.")] = "none"
+    agents: Annotated[
+        Agents | None, Meta(description="Omitted: the lab itself sets up the nodes, and no agent runs.")
+    ] = None
     networks: Annotated[
         Addresses, Meta(description="The container network, at most one a family. Omitted: 172.16.0.0/16.")
     ] = ()

@@ -292,9 +292,16 @@ def _type_at(path: str) -> Any:
     for step in STEP_OF_PATH.finditer(path):
         if step[1]:
             kind = typing.get_type_hints(kind).get(step[1]) if hasattr(kind, "__struct_fields__") else None
+            kind = _without_none(kind)
         else:
             kind = next(iter(typing.get_args(kind)), None)
     return kind
+
+
+def _without_none(kind: Any) -> Any:
+    """The type of a field that may be left out, when it is given."""
+    given = [argument for argument in typing.get_args(kind) if argument is not type(None)]
+    return given[0] if len(given) == 1 and type(None) in typing.get_args(kind) else kind
 
 
 def _choices(kind: Any) -> Iterator[object]:

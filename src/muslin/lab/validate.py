@@ -26,6 +26,7 @@ from muslin.lab.address_faults import (
     prefix_fault,
     shown,
 )
+from muslin.lab.agent_faults import check_agents
 from muslin.lab.overlaps import check_overlaps, host_conflicts
 from muslin.lab.reachability import check_reachability, check_underlay_families
 from muslin.lab.topology import (
@@ -75,6 +76,7 @@ def validate(topology: Topology) -> tuple[Problem, ...]:
         _check_duplicate_addresses,
         check_reachability,
         check_underlay_families,
+        check_agents,
     )
     return tuple(problem for each in checks for problem in each(topology))
 
