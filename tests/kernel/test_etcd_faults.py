@@ -19,7 +19,8 @@ import msgspec
 import pytest
 
 from muslin.model.lease import Advertisement, ClusterSnapshot, Lease
-from muslin.store.base import LeaseLost, LeaseTaken, Secret, StoreUnavailable
+from muslin.model.secret import Secret
+from muslin.store.base import LeaseLost, LeaseTaken, StoreUnavailable
 from muslin.store.etcd import EtcdOptions, EtcdStore
 from tests.contract.asynchronous import asynchronous, until, until_true
 from tests.contract.etcd_server import Cluster, Member, Relay, running_cluster, text64

@@ -99,28 +99,6 @@ class Store(Protocol):
         ...
 
 
-class Secret:
-    """A text that no message, log or repr shows; ``reveal`` gives it to the one who sends it."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """The text itself."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return "***"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-
 class Backoff:
     """Growing pauses between tries: doubled from 100 ms to 5 s, each cut by up to half at random."""
 

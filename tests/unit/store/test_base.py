@@ -1,4 +1,4 @@
-"""What the stores share: secrets stay secret, pauses grow within bounds, trouble is told once, the table is right."""
+"""What the stores share: pauses grow within bounds, trouble is told once, the table is right."""
 
 import configparser
 import subprocess
@@ -12,20 +12,10 @@ from hypothesis import strategies as st
 
 from muslin.errors import UnsupportedError
 from muslin.store import STORES, load_store
-from muslin.store.base import END_UNKNOWN, Backoff, Entry, LeaseMap, Secret, TroubleTeller
+from muslin.store.base import END_UNKNOWN, Backoff, Entry, LeaseMap, TroubleTeller
 
 ROOT = Path(__file__).parents[3]
 VALUE = b'{"PublicIP":"192.0.2.1"}'
-
-
-def test_a_secret_shows_nothing() -> None:
-    secret = Secret("correct horse")
-    shown = f"{secret} {secret!r} {secret!s} {[secret]} {vars(type(secret))!r}"
-    assert "horse" not in shown
-    assert secret.reveal() == "correct horse"
-    assert secret == Secret("correct horse")
-    assert secret != Secret("another")
-    assert len({secret, Secret("correct horse")}) == 1
 
 
 def test_pauses_grow_from_100_ms_to_5_s_with_jitter() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from muslin.store.base import Secret
+from muslin.model.secret import Secret
 from muslin.store.etcd import EtcdOptions, EtcdStore
 from muslin.store.etcd_api import methods
 from muslin.store.etcd_api import rpc_pb2 as pb

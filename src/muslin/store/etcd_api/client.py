@@ -22,13 +22,14 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from grpclib.client import StreamStreamMethod
+from grpclib.client import Stream, StreamStreamMethod
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from h2.exceptions import H2Error
 
 from muslin.store.base import Backoff, StoreUnavailable
 from muslin.store.etcd_api import rpc_pb2 as pb
+from muslin.store.etcd_api.apart import run_apart
 from muslin.store.etcd_api.link import EtcdOptions, Link, parse_endpoint
 from muslin.store.etcd_api.methods import AUTHENTICATE, RANGE, WATCH, Method, Request, Response
 
@@ -46,6 +47,7 @@ FINAL = {
 """Refusals that another member would repeat."""
 LOG_IN_WORDS = ("user name is empty", "invalid auth token", "auth store is old")
 """What etcd says to who should log in (again); the status alone does not tell."""
+_WatchStream = Stream[pb.WatchRequest, pb.WatchResponse]
 MAX_LOG_INS = 3
 PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 1.0
 
@@ -159,9 +161,8 @@ class EtcdClient:
         self, link: Link, method: Method[Request, Response], request: Request, token: str, left_s: float
     ) -> Response:
         metadata = {"token": token} if token else {}
-        async with asyncio.timeout(min(self.options.attempt_s, left_s)):
-            with link.use() as channel:
-                return await method.call(channel, request, metadata)
+        with link.use() as channel:
+            return await run_apart(method.call(channel, request, metadata), min(self.options.attempt_s, left_s))
 
     async def _log_in(self, link: Link, stale_token: str, call: Call) -> None:
         """Get a token, unless another call has got a newer one than ``stale_token``."""
@@ -189,10 +190,8 @@ class EtcdClient:
         with link.use() as channel:
             method = StreamStreamMethod(channel, WATCH.path, WATCH.request, WATCH.response)
             async with method.open(metadata=metadata) as stream:
-                async with asyncio.timeout(self.options.attempt_s):
-                    await stream.send_message(pb.WatchRequest(create_request=request))
-                    first = await stream.recv_message()
-                response = _check_watch(first)
+                begin = _ask_to_watch(stream, pb.WatchRequest(create_request=request))
+                response = _check_watch(await run_apart(begin, self.options.attempt_s))
                 while True:
                     yield response
                     receive = asyncio.ensure_future(stream.recv_message())
@@ -217,6 +216,11 @@ class EtcdClient:
                 if not wants_log_in(error):
                     raise
                 await self._log_in(link, token, Call("watch", self.options.attempt_s, max_tries=1))
+
+
+async def _ask_to_watch(stream: _WatchStream, request: pb.WatchRequest) -> pb.WatchResponse | None:
+    await stream.send_message(request)
+    return await stream.recv_message()
 
 
 def _check_watch(response: pb.WatchResponse | None) -> pb.WatchResponse:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 from grpclib.client import Channel
 
-from muslin.store.base import Secret
+from muslin.model.secret import Secret
 
 CLIENT_PORT = 2379
 """etcd's port for clients, as registered with IANA."""
