@@ -21,8 +21,8 @@ This program carries such packets to the other nodes, each as the payload of one
                   |  20 bytes (IPv4) or 40 (IPv6)  |     8 bytes     |     the inner packet, unchanged      |
                   |<--------- the overhead, 28 or 48 bytes --------->|
 
-Out (TUN -> UDP).  The inner destination is looked up among the prefixes given with --peer; the longest one
-that contains it names the peer. No peer: dropped (`no_peer`).
+Out (TUN -> UDP).  The inner destination is looked up among the prefixes of all peers; the longest one that
+contains it names the peer. No peer: dropped (`no_peer`).
 
 In (UDP -> TUN).  Anyone can send a datagram to an open port, so two questions come first. Is the sender,
 address and port, a peer (`unknown_peer`)? Does the inner source belong to that peer (`bad_source`)? It does
@@ -36,6 +36,12 @@ dropped (`too_big`) and its sender told by ICMP which size does fit, as a router
 
 Trouble.  A peer that does not listen, a route that is missing, a firewall, a device that is down: each costs
 the packet at hand (`send_failed`, `tun_failed`) and nothing more. Only a deleted device ends the program.
+
+Peers.  They stand on the command line (--peer), in a file (--peers; lines of PREFIX ADDRESS:PORT, # begins a
+comment), or in both. SIGHUP has the file read again, some lines at a time between packets, so that none waits
+or is lost. If all is good a new table, with no look-up remembered, takes the old one's place and stderr says
+`reloaded 12 peers`; else it says `not reloaded: `, which line and why, and nothing changes. Rename a new file
+over the old one: half a file may be good too. Without --peers, SIGHUP ends the program, as it does others.
 
 Signals.  SIGTERM, SIGINT: end with status 0. SIGUSR1: print the counters as one line of JSON on stderr.
 
@@ -62,8 +68,8 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, NoReturn
 
 Endpoint = tuple[str, int]  # underlay address in the kernel's spelling, UDP port
 Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -78,6 +84,7 @@ MAX_PACKET_BYTES = 65_535  # the largest IPv4 packet, and the largest UDP datagr
 SOCKET_BUFFER_BYTES = 4 << 20  # ~3,000 full packets of burst; the kernel caps it at net.core.[rw]mem_max
 BATCH_PACKETS = 64  # read from one side before the other has its turn
 REMEMBERED_ADDRESSES = 4096  # bound of the look-up cache
+SLICE_LINES = 50  # of the peers' file, read before packets have their turn: about 1 ms
 
 COUNTERS = (
     "packets_to_peers",
@@ -97,35 +104,65 @@ COUNTERS = (
 class PeerTable:
     """Which peer owns an inner address: longest-prefix match over both families."""
 
-    def __init__(self, entries: Iterable[tuple[Prefix, Endpoint]]) -> None:
-        """Take (prefix, peer) pairs. ValueError if two peers claim one and the same prefix."""
-        # By (address bytes, prefix bits): network -> peer.
-        networks: dict[tuple[int, int], dict[int, Endpoint]] = {}
+    def __init__(self, listen: Endpoint) -> None:
+        """Take this node's own endpoint; a peer must be of its address family."""
+        self.listen = listen
         self.underlay_address: dict[Endpoint, bytes] = {}  # every known peer, and its own address
-        for prefix, peer in entries:
-            same_length = networks.setdefault((prefix.max_prefixlen // 8, prefix.prefixlen), {})
-            other = same_length.setdefault(int(prefix.network_address), peer)
-            if other != peer:
-                raise ValueError(f"{prefix} is claimed by two peers, {show(other)} and {show(peer)}")
-            self.underlay_address[peer] = socket.inet_pton(family_of(peer), peer[0])
-        # By family, longest prefix first: the mask to lay over an address, and what may then remain.
-        self._levels: dict[int, list[tuple[int, dict[int, Endpoint]]]] = {4: [], 16: []}
-        for size, bits in sorted(networks, reverse=True):
-            host_bits = size * 8 - bits
-            self._levels[size].append(((1 << bits) - 1 << host_bits, networks[size, bits]))
+        # By address bytes: the masks to lay over an address, longest first, and what may then remain.
+        self._levels: dict[int, dict[int, dict[int, Endpoint]]] = {4: {}, 16: {}}
         self._remembered: dict[bytes, Endpoint | None] = {}
+
+    def add(self, prefix: Prefix, peer: Endpoint) -> None:
+        """Let `peer` own `prefix`. ValueError if another does, or if no datagram can get there from here."""
+        if family_of(peer) != family_of(self.listen):
+            raise ValueError(f"{show(peer)} and --listen {show(self.listen)} differ; expected both IPv4 or both IPv6")
+        size, mask = prefix.max_prefixlen // 8, int(prefix.netmask)
+        if mask not in self._levels[size]:
+            self._levels[size] = dict(sorted([*self._levels[size].items(), (mask, {})], reverse=True))
+        other = self._levels[size][mask].setdefault(int(prefix.network_address), peer)
+        if other != peer:
+            raise ValueError(f"{prefix} is claimed by {show(other)} and {show(peer)}; expected each prefix once")
+        self.underlay_address[peer] = socket.inet_pton(family_of(peer), peer[0])
+        self._remembered.clear()
 
     def owner(self, address: bytes) -> Endpoint | None:
         """Return the peer with the longest prefix that contains `address` (4 or 16 bytes), or None."""
         if address in self._remembered:
             return self._remembered[address]
         number = int.from_bytes(address, "big")
-        found = (peers.get(number & mask) for mask, peers in self._levels[len(address)])
+        found = (peers.get(number & mask) for mask, peers in self._levels[len(address)].items())
         peer = next((peer for peer in found if peer is not None), None)
         if len(self._remembered) >= REMEMBERED_ADDRESSES:  # a port scan must not eat the memory
             self._remembered.clear()
         self._remembered[address] = peer
         return peer
+
+
+class PeerSource(NamedTuple):
+    """Where the peers stand: on the command line, and in a file that may be read again."""
+
+    listen: Endpoint
+    named: Sequence[tuple[Prefix, Endpoint]]
+    path: str | None
+
+    def load(self) -> Iterator[PeerTable | None]:
+        """Yield None after each slice of lines, at last the table. ValueError says what is wrong, and where."""
+        table, place = PeerTable(self.listen), "--peer"
+        try:
+            for prefix, peer in self.named:
+                table.add(prefix, peer)
+            with open(self.path or os.devnull, encoding="ascii", errors="replace") as file:
+                for number, line in enumerate(file, start=1):
+                    place = f"line {number} of {self.path}"
+                    if text := " ".join(line.partition("#")[0].split()):
+                        table.add(*parse_peer(text, " "))
+                    if number % SLICE_LINES == 0:
+                        yield None
+        except OSError as error:
+            raise ValueError(f"cannot read the peers from {self.path}: {error.strerror}") from None
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise ValueError(f"{place}: {error}") from None
+        yield table
 
 
 def inner_addresses(packet: bytes) -> tuple[bytes, bytes] | None:
@@ -188,23 +225,40 @@ def icmp_too_big(packet: bytes, mtu_bytes: int) -> bytes | None:
 class Tunnel:
     """The two directions between a TUN device (a file descriptor) and the underlay (a UDP socket)."""
 
-    def __init__(self, device: int, underlay: socket.socket, table: PeerTable) -> None:
-        """Take both ends, open and non-blocking."""
-        self.device, self.underlay, self.table = device, underlay, table
+    def __init__(self, device: int, underlay: socket.socket, table: PeerTable, source: PeerSource) -> None:
+        """Take both ends, open and non-blocking, the peers, and where they stand."""
+        self.device, self.underlay, self.table, self.source = device, underlay, table, source
         self.counters = dict.fromkeys(COUNTERS, 0)
-
-    def report(self) -> str:
-        """Return the counters as one line of JSON."""
-        return json.dumps({"schema": "muslin.tunnel/v1", **self.counters})
+        self.loading: Iterator[PeerTable | None] = iter(())
+        self.more_to_load = os.eventfd(0, os.EFD_CLOEXEC)  # readable while there is: it wakes the loop below
 
     def run(self) -> NoReturn:
         """Move packets until a signal handler or a vanished device (OSError) ends it."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.device, selectors.EVENT_READ, self.drain_device)
             selector.register(self.underlay, selectors.EVENT_READ, self.drain_underlay)
+            selector.register(self.more_to_load, selectors.EVENT_READ, self.load_slice)
             while True:
                 for ready, _ in selector.select():
                     ready.data()
+
+    def reload(self) -> None:
+        """Begin to read the peers again, from the start if that was under way. For a signal handler."""
+        self.loading = self.source.load()
+        os.eventfd_write(self.more_to_load, 1)
+
+    def load_slice(self) -> None:
+        """Read on in the peers' file; after its last line the new table takes the old one's place."""
+        os.eventfd_read(self.more_to_load)
+        try:
+            table = next(self.loading, ())  # (): all is read already, as a second signal came at the same moment
+            if table is None:
+                os.eventfd_write(self.more_to_load, 1)
+            elif table:
+                self.table = table
+                say(f"reloaded {len(table.underlay_address)} peers")
+        except ValueError as error:
+            say(f"not reloaded: {error}")
 
     def drain_device(self) -> None:
         """Send up to a batch of packets that the kernel routed into the device. OSError if it is gone."""
@@ -292,7 +346,7 @@ def open_underlay(listen: Endpoint) -> socket.socket:
 
     No SO_REUSEADDR: UDP restarts without, and with it a second tunnel could steal the first one's datagrams.
     """
-    underlay = socket.socket(family_of(listen), socket.SOCK_DGRAM)
+    underlay = socket.socket(family_of(listen), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     if underlay.family == socket.AF_INET6:
         underlay.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         underlay.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DO)
@@ -301,7 +355,6 @@ def open_underlay(listen: Endpoint) -> socket.socket:
     underlay.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
     underlay.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
     underlay.bind(listen)
-    underlay.setblocking(False)
     return underlay
 
 
@@ -315,9 +368,8 @@ def inner_mtu(underlay: socket.socket, peer: Endpoint) -> int | None:
 
     The kernel tells a path MTU only to a connected socket, so a second one asks. Connecting sends nothing.
     """
-    level, option = socket.IPPROTO_IP, IP_MTU
-    if underlay.family == socket.AF_INET6:
-        level, option = socket.IPPROTO_IPV6, IPV6_MTU
+    ipv6 = underlay.family == socket.AF_INET6
+    level, option = (socket.IPPROTO_IPV6, IPV6_MTU) if ipv6 else (socket.IPPROTO_IP, IP_MTU)
     with socket.socket(underlay.family, socket.SOCK_DGRAM) as asking:
         try:
             asking.bind((underlay.getsockname()[0], 0))  # the same source, should the route depend on it
@@ -376,19 +428,16 @@ def parse_endpoint(text: str) -> Endpoint:
     )
 
 
-def parse_peer(text: str) -> tuple[Prefix, Endpoint]:
-    """Parse PREFIX=ADDRESS:PORT."""
-    prefix, equals, endpoint = text.partition("=")
-    if not equals or not re.fullmatch(r"[0-9a-fA-F:.]+/[0-9]+", prefix):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no peer; expected PREFIX=ADDRESS:PORT such as 172.16.1.0/24=10.0.0.20:9000"
-        )
-    try:
-        return ipaddress.ip_network(prefix), parse_endpoint(endpoint)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{prefix!r} in {text!r} is no prefix; expected a network without host bits such as 172.16.1.0/24"
-        ) from None
+def parse_peer(text: str, separator: str = "=") -> tuple[Prefix, Endpoint]:
+    """Parse PREFIX=ADDRESS:PORT of the command line, or what a file has with a space instead."""
+    prefix, separated, endpoint = text.partition(separator)
+    with contextlib.suppress(ValueError):
+        if separated and re.fullmatch(r"[0-9a-fA-F:.]+/[0-9]+", prefix):
+            return ipaddress.ip_network(prefix), parse_endpoint(endpoint)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no peer; expected PREFIX{separator}ADDRESS:PORT, the prefix without host bits,"
+        f" such as 172.16.1.0/24{separator}10.0.0.20:9000"
+    )
 
 
 class OneSentenceParser(argparse.ArgumentParser):
@@ -399,43 +448,43 @@ class OneSentenceParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def parse_arguments(arguments: Sequence[str]) -> tuple[str, Endpoint, PeerTable]:
-    """Return device name, endpoint to listen on and peers. A bad value ends the program with status 2."""
+def parse_arguments(arguments: Sequence[str]) -> tuple[str, PeerTable, PeerSource]:
+    """Return device name, peers and where they stand. A bad value ends the program with status 2."""
     parser = OneSentenceParser(description="Carry IP packets between TUN and UDP.", allow_abbrev=False)
     add, endpoint = parser.add_argument, "ADDRESS:PORT"
     add("--device", required=True, type=parse_device, help="TUN device, such as tun0")
     add("--listen", required=True, type=parse_endpoint, metavar=endpoint, help="this node on the underlay")
     peer_help = "another node and the inner addresses behind it; may be repeated, also for one node"
     add("--peer", action="append", default=[], type=parse_peer, metavar="PREFIX=" + endpoint, help=peer_help)
+    add("--peers", metavar="FILE", help=f"more of them, a line of PREFIX {endpoint} each; SIGHUP reads it again")
     options = parser.parse_args(arguments)
-    for _, peer in options.peer:
-        if family_of(peer) != family_of(options.listen):
-            listen = show(options.listen)
-            parser.error(f"peer {show(peer)} and --listen {listen} differ; expected both IPv4 or both IPv6")
+    source = PeerSource(options.listen, options.peer, options.peers)
     try:
-        return options.device, options.listen, PeerTable(options.peer)
+        return options.device, next(filter(None, source.load())), source
     except ValueError as error:
-        parser.error(f"{error}; expected each prefix once")
+        parser.error(str(error))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tunnel; return 0 after SIGTERM or SIGINT, 1 if it cannot start or its device is gone."""
-    name, listen, table = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    name, table, source = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     attempt = f"cannot attach to the TUN device {name}"
     try:
         device = open_device(name)
-        attempt = f"cannot listen on {show(listen)}"
-        underlay = open_underlay(listen)
+        attempt = f"cannot listen on {show(source.listen)}"
+        underlay = open_underlay(source.listen)
         attempt = f"cannot read the MTU of {name}"
         warn_of_mtu(name, underlay, table)
     except OSError as error:
         say(f"{attempt}: {error.strerror}")
         return 1
-    tunnel = Tunnel(device, underlay, table)
-    signal.signal(signal.SIGUSR1, lambda *_: say(tunnel.report()))
-    say(f"ready {name} on {show(listen)}, {len(table.underlay_address)} peers")
+    tunnel = Tunnel(device, underlay, table, source)
+    signal.signal(signal.SIGUSR1, lambda *_: say(json.dumps({"schema": "muslin.tunnel/v1", **tunnel.counters})))
+    if source.path:
+        signal.signal(signal.SIGHUP, lambda *_: tunnel.reload())
+    say(f"ready {name} on {show(source.listen)}, {len(table.underlay_address)} peers")
     try:
         tunnel.run()
     except OSError as error:

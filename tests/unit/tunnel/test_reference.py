@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muslin.tunnel import reference
-from muslin.tunnel.reference import Endpoint, PeerTable, Prefix
+from muslin.tunnel.reference import Endpoint, PeerSource, PeerTable, Prefix
 
+NODE_A = ("10.0.0.10", 9000)
 PEER_B = ("10.0.0.20", 9000)
 PEER_C = ("10.0.0.30", 9000)
 SOURCE = Path(reference.__file__)
@@ -46,14 +48,22 @@ def ipv6(source: str, destination: str, next_header: int, payload: bytes) -> byt
 
 def table(*peers: str) -> PeerTable:
     """Return the table of peers written as on the command line."""
-    return PeerTable([reference.parse_peer(peer) for peer in peers])
+    return filled(reference.parse_peer(peer) for peer in peers)
+
+
+def filled(entries: Iterable[tuple[Prefix, Endpoint]]) -> PeerTable:
+    """Return the table of these entries."""
+    made = PeerTable(NODE_A)
+    for prefix, peer in entries:
+        made.add(prefix, peer)
+    return made
 
 
 class TestArguments:
     """The command line is a contract with the lab, the agent and the C core."""
 
     def test_everything(self) -> None:
-        device, listen, peers = reference.parse_arguments(
+        device, peers, source = reference.parse_arguments(
             [
                 "--device",
                 "tun0",
@@ -67,7 +77,7 @@ class TestArguments:
                 "172.16.2.0/24=10.0.0.30:9000",
             ]
         )
-        assert (device, listen) == ("tun0", ("10.0.0.10", 9000))
+        assert (device, source.listen, source.path) == ("tun0", NODE_A, None)
         assert set(peers.underlay_address) == {PEER_B, PEER_C}
         assert peers.owner(packed("172.16.1.7")) == PEER_B
         assert peers.owner(packed("fd00:172:16:1::7")) == PEER_B
@@ -75,8 +85,16 @@ class TestArguments:
         assert peers.owner(packed("172.16.3.7")) is None
 
     def test_no_peer_yet(self) -> None:
-        _, _, peers = reference.parse_arguments(["--device", "tun0", "--listen", "10.0.0.10:9000"])
+        _, peers, _ = reference.parse_arguments(["--device", "tun0", "--listen", "10.0.0.10:9000"])
         assert peers.owner(packed("172.16.1.7")) is None
+
+    def test_a_file_adds_to_the_command_line(self, tmp_path: Path) -> None:
+        path = tmp_path / "peers"
+        path.write_text("172.16.2.0/24 10.0.0.30:9000\n")
+        words = ["--device=tun0", "--listen=10.0.0.10:9000", "--peer=172.16.1.0/24=10.0.0.20:9000", f"--peers={path}"]
+        _, peers, source = reference.parse_arguments(words)
+        assert source.path == str(path)
+        assert (peers.owner(packed("172.16.1.7")), peers.owner(packed("172.16.2.7"))) == (PEER_B, PEER_C)
 
     @pytest.mark.parametrize(
         ("text", "endpoint"),
@@ -112,10 +130,12 @@ class TestArguments:
             ("--peer", "172.16.2.0/24", "expected PREFIX=ADDRESS:PORT"),
             ("--peer", "172.16.2.0=10.0.0.30:9000", "expected PREFIX=ADDRESS:PORT"),
             ("--peer", "172.16.2.0/24=10.0.0.30", "expected ADDRESS:PORT"),
-            ("--peer", "172.16.2.1/24=10.0.0.30:9000", "expected a network without host bits"),
-            ("--peer", "172.16.2.0/33=10.0.0.30:9000", "expected a network without host bits"),
+            ("--peer", "172.16.2.1/24=10.0.0.30:9000", "the prefix without host bits"),
+            ("--peer", "172.16.2.0/33=10.0.0.30:9000", "the prefix without host bits"),
             ("--peer", "172.16.1.0/24=10.0.0.30:9000", "expected each prefix once"),
             ("--peer", "172.16.2.0/24=[fd00::30]:9000", "expected both IPv4 or both IPv6"),
+            ("--peers", "/no/such/file", "No such file"),
+            ("--peers", "/", "Is a directory"),
         ],
     )
     def test_bad_values_are_named(
@@ -125,7 +145,7 @@ class TestArguments:
         arguments = ["--peer", "172.16.1.0/24=10.0.0.20:9000"]
         for name, text in (good | {option: value} if option in good else good).items():
             arguments += [name, text]
-        arguments += [option, value] if option == "--peer" else []
+        arguments += [option, value] if option not in good else []
         with pytest.raises(SystemExit) as ended:
             reference.parse_arguments(arguments)
         said = capsys.readouterr().err
@@ -142,6 +162,72 @@ class TestArguments:
 
     def test_the_same_prefix_twice_for_one_peer(self) -> None:
         assert table(*["172.16.1.0/24=10.0.0.20:9000"] * 2).owner(packed("172.16.1.1")) == PEER_B
+
+
+class TestPeersFile:
+    """The file that changes while packets fly."""
+
+    def load(self, path: Path, *named: str) -> PeerTable:
+        source = PeerSource(NODE_A, [reference.parse_peer(peer) for peer in named], str(path))
+        return next(filter(None, source.load()))
+
+    def test_lines_comments_and_blanks(self, tmp_path: Path) -> None:
+        path = tmp_path / "peers"
+        path.write_text(
+            "# all of them\n\n  172.16.1.0/24\t10.0.0.20:9000  # b\r\n"
+            "fd00:172:16:2::/64 10.0.0.30:9000\n# \u00e9\n172.16.1.0/24 10.0.0.20:9000",
+            encoding="utf-8",
+        )
+        peers = self.load(path)
+        assert peers.owner(packed("172.16.1.7")) == PEER_B
+        assert peers.owner(packed("fd00:172:16:2::7")) == PEER_C
+        assert len(peers.underlay_address) == 2
+
+    def test_an_empty_file_means_no_peers(self, tmp_path: Path) -> None:
+        path = tmp_path / "peers"
+        path.touch()
+        assert not self.load(path).underlay_address
+
+    @pytest.mark.parametrize(
+        ("line", "why"),
+        [
+            ("172.16.2.0/24", "expected PREFIX ADDRESS:PORT"),
+            ("172.16.2.0/24=10.0.0.30:9000", "expected PREFIX ADDRESS:PORT"),
+            ("172.16.2.1/24 10.0.0.30:9000", "without host bits"),
+            ("172.16.2.0/24 10.0.0.30", "expected ADDRESS:PORT"),
+            ("172.16.2.0/24 10.0.0.30:9000 10.0.0.20:9000", "expected ADDRESS:PORT"),
+            ("172.16.2.0/24 [fd00::30]:9000", "expected both IPv4 or both IPv6"),
+            ("172.16.1.0/24 10.0.0.30:9000", "expected each prefix once"),
+            ("172.16.0.0/24 10.0.0.30:9000", "expected each prefix once"),
+            ("\u0661\0\x1b", "expected PREFIX ADDRESS:PORT"),
+        ],
+    )
+    def test_a_bad_line_is_named(self, tmp_path: Path, line: str, why: str) -> None:
+        path = tmp_path / "peers"
+        path.write_text(f"# head\n172.16.1.0/24 10.0.0.20:9000\n{line}\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=f"line 3 of .*{why}") as raised:
+            self.load(path, "172.16.0.0/24=10.0.0.20:9000")
+        assert "\x1b" not in str(raised.value)
+
+    def test_packets_have_their_turn_after_each_slice(self, tmp_path: Path) -> None:
+        """And a file replaced meanwhile is read as it was when the reading began."""
+        path, count = tmp_path / "peers", reference.SLICE_LINES * 3 + 1
+        path.write_text("".join(f"10.{n}.0.0/16 10.0.0.20:9000\n" for n in range(count)))
+        loading = PeerSource(NODE_A, [], str(path)).load()
+        assert next(loading) is None
+        other = tmp_path / "other"
+        other.write_text("nonsense")
+        other.rename(path)
+        *pauses, peers = loading
+        assert pauses == [None, None]
+        assert peers is not None
+        assert peers.owner(packed(f"10.{count - 1}.0.1")) == PEER_B
+
+    def test_a_new_peer_is_not_hidden_by_an_earlier_look(self) -> None:
+        peers = table("172.16.0.0/16=10.0.0.20:9000")
+        assert peers.owner(packed("172.16.2.7")) == PEER_B
+        peers.add(*reference.parse_peer("172.16.2.0/24=10.0.0.30:9000"))
+        assert peers.owner(packed("172.16.2.7")) == PEER_C
 
 
 @pytest.mark.parametrize("command", [["-I", str(SOURCE)], ["-m", "muslin.tunnel.reference"]])
@@ -198,7 +284,7 @@ def naive_owner(entries: dict[Prefix, Endpoint], address: bytes) -> Endpoint | N
 )
 def test_longest_prefix_match(entries: dict[Prefix, Endpoint], others: list[Prefix]) -> None:
     """Ask at the edges of every prefix, where mistakes are; twice, the second time from the cache."""
-    peers = PeerTable(entries.items())
+    peers = filled(entries.items())
     for prefix in [*entries, *others]:
         for address in (prefix.network_address.packed, prefix.broadcast_address.packed):
             assert peers.owner(address) == naive_owner(entries, address)
