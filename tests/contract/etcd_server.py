@@ -126,17 +126,31 @@ class Cluster:
         """All endpoints."""
         return tuple(member.url for member in self.members)
 
+    @property
+    def known(self) -> str:
+        """etcd's ``--initial-cluster``."""
+        return ",".join(f"{member.name}={member.peer_url}" for member in self.members)
+
     def start(self, *members: Member) -> None:
         """Start these members, all if none is named, and wait until they serve."""
-        known = ",".join(f"{member.name}={member.peer_url}" for member in self.members)
         for member in members or self.members:
-            member.start(known)
+            member.start(self.known)
         for member in members or self.members:
             wait_until_ready(member)
 
     def leader(self) -> Member:
         """The member that leads."""
         return next(member for member in self.members if member.process is not None and member.is_leader())
+
+    def heal(self) -> None:
+        """Wake the frozen, start the killed, and wait until all serve."""
+        for member in self.members:
+            if member.process is not None:
+                member.thaw()
+            else:
+                member.start(self.known)
+        for member in self.members:
+            wait_until_ready(member)
 
     def __enter__(self) -> "Cluster":
         try:
@@ -177,6 +191,7 @@ class Relay:
         self._flows: set[asyncio.Task[None]] = set()
         self._answers_pass = asyncio.Event()
         self._answers_pass.set()
+        self._limit_bytes: int | None = None
         self.requests = 0
         """Chunks that passed towards the server while answers were held."""
         self.url = ""
@@ -195,8 +210,13 @@ class Relay:
         self._answers_pass.clear()
         self.requests = 0
 
+    def break_after(self, limit_bytes: int) -> None:
+        """From now on each new connection breaks as soon as so many bytes of answers have passed."""
+        self._limit_bytes = limit_bytes
+
     async def cut(self) -> None:
         """Break all connections, and let new ones through."""
+        self._limit_bytes = None
         flows = set(self._flows)
         for flow in flows:
             flow.cancel()
@@ -226,8 +246,11 @@ class Relay:
                 await asyncio.wait(ways)
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool) -> None:
+        left_bytes = self._limit_bytes if is_answer else None
         with contextlib.suppress(OSError):
-            while chunk := await reader.read(65536):
+            while chunk := await reader.read(65536 if left_bytes is None else left_bytes):
+                if left_bytes is not None:
+                    left_bytes -= len(chunk)
                 if is_answer:
                     await self._answers_pass.wait()
                 elif not self._answers_pass.is_set():
