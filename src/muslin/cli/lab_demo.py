@@ -83,8 +83,8 @@ def _show_commands(directory: Any, topology: Any) -> None:
     from muslin.lab.export import command_lines
     from muslin.lab.run import preview
 
-    _, ops, tunnels = preview(directory, topology)
-    for line in command_lines(ops, tunnels):
+    found = preview(directory, topology)
+    for line in command_lines(found.ops, found.tunnels):
         click.echo(click.style(line, dim=True) if line.startswith("#") and use_color() else f"  {line}")
 
 

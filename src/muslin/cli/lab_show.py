@@ -14,7 +14,7 @@ from muslin.errors import EXIT_OK, EXIT_WARNINGS, UsageError
 
 
 class LabRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One lab in the list. ``age_s`` in seconds."""
+    """One lab in the list. ``age_s`` in seconds; ``agents`` and ``ready`` are how many should run, and how many do."""
 
     name: str
     condition: str
@@ -24,6 +24,10 @@ class LabRow(msgspec.Struct, frozen=True, kw_only=True):
     containers: int
     rootless: bool
     age_s: int
+    store: str = ""
+    """Where its agents find each other; empty where there are none."""
+    agents: int = 0
+    ready: int = 0
 
 
 class LabList(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +49,7 @@ def ls(name: str | None, quiet: bool, output: str) -> int:
     if quiet:
         click.echo("".join(f"{row.name}\n" for row in rows), nl=False)
         return EXIT_OK
-    columns = ("NAME", "CONDITION", "STEP", "BACKEND", "NODES", "CONTAINERS", "ROOTLESS", "AGE")
+    columns = ("NAME", "CONDITION", "STEP", "BACKEND", "NODES", "CONTAINERS", "AGENTS", "ROOTLESS", "AGE")
     emit(LabList(labs=rows), output, lambda: draw_table(columns, [_cells(row) for row in rows]))
     if not rows:
         say("no lab is up; raise one with: muslin lab up --step 4")
@@ -72,13 +76,22 @@ def _lab_row(name: str) -> LabRow:
         containers=len(topology.containers) if topology else 0,
         rootless=bool(state and state.keeper),
         age_s=round(time.time() - state.created_at) if state else 0,
+        **(_agents_of(directory, topology) if topology and topology.agents else {}),
     )
 
 
+def _agents_of(directory: Any, topology: Any) -> dict[str, Any]:
+    """Asked over their sockets, which are files: so it needs no way into the lab's namespaces."""
+    from muslin.lab.agent_client import ask_status
+    from muslin.lab.agent_plan import agents
+
+    found = [ask_status(agent.socket) for agent in agents(directory.path, topology, str)]
+    ready = sum(bool(status and status.ready) for status in found)
+    return {"store": topology.agents.store, "agents": len(found), "ready": ready}
+
+
 def _cells(row: LabRow) -> tuple[str, ...]:
-    minutes, seconds = divmod(row.age_s, 60)
-    hours, minutes = divmod(minutes, 60)
-    age = f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
+    age = _duration(row.age_s)
     step = str(row.step or "-")
     return (
         row.name,
@@ -87,9 +100,16 @@ def _cells(row: LabRow) -> tuple[str, ...]:
         row.backend,
         str(row.nodes),
         str(row.containers),
+        f"{row.ready}/{row.agents} by {row.store}" if row.agents else "-",
         "yes" if row.rootless else "no",
         age,
     )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
 
 
 @click.command()
@@ -107,10 +127,11 @@ def inspect(place: str | None, name: str, output: str) -> int:
     from muslin.lab.run import require
     from muslin.lab.state import LabDirectory
 
-    state = require(LabDirectory(name))
+    directory = LabDirectory(name)
+    state = require(directory)
     only = resolve_place(state, place) if place else None
     with LinuxKernel() as kernel:
-        view = look(kernel, state, only)
+        view = look(kernel, state, directory.path, only)
     emit(view, output, lambda: "\n".join(_draw_place(one) for one in view.places))
     if view.drift:
         are = "is" if len(view.drift) == 1 else "are"
@@ -123,6 +144,8 @@ def inspect(place: str | None, name: str, output: str) -> int:
 def _draw_place(place: Any) -> str:
     tunnel = f"  tunnel: process {place.tunnel_pid}" if place.tunnel_pid else ""
     lines = [f"{place.role} {click.style(place.name, bold=True)}  ({place.netns}){tunnel}"]
+    lines += [_agent_words(place.agent)] if place.agent else []
+    lines += [_member_words(place.etcd)] if place.etcd else []
     for link in place.links:
         state = "up" if link.up else "down"
         extra = f" port of {link.master}" if link.master else ""
@@ -131,6 +154,22 @@ def _draw_place(place: Any) -> str:
         lines.append(f"  {link.name:<10} {link.kind:<8} {state:<4} mtu {link.mtu:<5} {addresses}{extra}{peer}")
     lines += [f"    route {route}" for route in place.routes]
     return "\n".join(lines) + "\n"
+
+
+def _agent_words(agent: Any) -> str:
+    if agent.pid is None:
+        return "  agent: none runs"
+    lease = f"leases {', '.join(agent.subnets)}" if agent.subnets else "no lease"
+    ends = f" for {_duration(agent.expires_at - time.time())} more" if agent.expires_at else ""
+    problems = "".join(f"\n    {problem}" for problem in agent.problems)
+    peers = f"{agent.programmed} of {counted(agent.peers, 'peer')} programmed"
+    return f"  agent: process {agent.pid}, {'ready' if agent.ready else 'not ready'}, {lease}{ends}, {peers}{problems}"
+
+
+def _member_words(member: Any) -> str:
+    if member.pid is None:
+        return "  etcd: none runs"
+    return f"  etcd: process {member.pid}, {'serving' if member.healthy else 'not serving'} at {member.endpoint}"
 
 
 class DiffDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,7 +228,7 @@ def _draw_change(change: Any) -> str:
     help="What to print.",
 )
 def export(name: str, form: str, **shape: Any) -> int:
-    """Print a lab as a shell script that rebuilds it without muslin, or as a topology file.
+    """Print a lab as a shell script that rebuilds it without muslin (but for agents), or as a topology file.
 
     Without --step or --topology it is the lab that is up.
 
@@ -209,9 +248,20 @@ def _export(name: str, form: str, topology: Any) -> str:
         from muslin.lab.export import shell_script
         from muslin.lab.plan import plan
 
-        return shell_script(name, plan(name, topology))
+        return shell_script(name, plan(name, topology), *_programs(name, topology))
     if form == "yaml":
         from muslin.lab.topology_file import dump_topology
 
         return dump_topology(topology)
     return msgspec.json.format(msgspec.json.encode(topology), indent=2).decode() + "\n"
+
+
+def _programs(name: str, topology: Any) -> tuple[Any, Any]:
+    """Agents and members of etcd for a script, which has a directory of its own for their files."""
+    from functools import partial
+
+    from muslin.lab.agent_plan import agents, members
+    from muslin.lab.plan import netns_of
+
+    directory, place = f"/run/muslin-script-{name}", partial(netns_of, name)
+    return agents(directory, topology, place), members(directory, topology, place)

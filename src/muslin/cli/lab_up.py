@@ -23,6 +23,8 @@ class UpDocument(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool
     commands: tuple[str, ...]
     tunnels: int
+    programs: tuple[str, ...]
+    """Nodes whose agent, and members of etcd that, are started."""
     warnings: tuple[str, ...]
 
 
@@ -76,19 +78,22 @@ def _dry_run(directory: Any, topology: Any, output: str) -> int:
     from muslin.lab.export import command_lines
     from muslin.lab.run import preview
 
-    lab_plan, ops, tunnels = preview(directory, topology)
-    commands = tuple(command_lines(ops, tunnels))
-    warnings = tuple(refusal.reason for refusal in lab_plan.refusals)
+    found = preview(directory, topology)
+    commands = tuple(command_lines(found.ops, found.tunnels, found.commands, found.late_ops))
+    warnings = tuple(refusal.reason for refusal in found.plan.refusals)
     document = UpDocument(
         name=directory.name,
         fresh=directory.read() is None,
         dry_run=True,
         commands=commands,
-        tunnels=len(tunnels),
+        tunnels=len(found.tunnels),
+        programs=found.programs,
         warnings=warnings,
     )
     emit(document, output, lambda: "\n".join(commands))
-    if not commands:
+    if found.reconfigures:
+        say(f"the agents would be told, by their store, to follow the backend {topology.backend}")
+    elif not commands:
         say(f"lab {directory.name!r} is up and as it should be: nothing to do")
     return _warn(warnings)
 
@@ -110,6 +115,7 @@ def _up(directory: Any, topology: Any, output: str, show: bool, pause: bool) -> 
         dry_run=False,
         commands=tuple(result.op.describe() for result in report.report.results),
         tunnels=len(report.started),
+        programs=report.programs,
         warnings=warnings,
     )
     emit(document, output, lambda: "")
@@ -123,12 +129,27 @@ def _summary(name: str, topology: Any, report: Any) -> str:
     word = "is up" if report.fresh else "is now"
     what = f"step {topology.step}: " if topology.step else ""
     size = f"{what}{counted(len(topology.nodes), 'node')}, {counted(len(topology.containers), 'container')}"
+    size += f" ({counted(len(report.report.results), 'command')}{_programs(topology, report)})"
     option = "" if name == "lab" else f" --name {name}"
     return (
-        f"lab {name!r} {word} {size} ({counted(len(report.report.results), 'command')})\n"
+        f"lab {name!r} {word} {size}\n"
         f"  next: muslin lab check{option} · muslin lab shell{option} {topology.nodes[0].name}"
         f" · muslin lab down{option}"
     )
+
+
+def _programs(topology: Any, report: Any) -> str:
+    """What there is to say of agents: how many were started, and whether the others were told something new."""
+    nodes = {node.name for node in topology.nodes}
+    agents = sum(name in nodes for name in report.programs)
+    members = len(report.programs) - agents
+    told = "the agents told" if report.reconfigured and not report.fresh else ""
+    parts = [
+        counted(agents, "agent") if agents else "",
+        counted(members, "member") + " of etcd" if members else "",
+        told,
+    ]
+    return "".join(f", {part}" for part in parts if part)
 
 
 def _warn(warnings: tuple[str, ...]) -> int:

@@ -87,3 +87,21 @@ def _no_room(segment: Segment) -> str:
     last = ETCD_NUMBER + ETCD_MEMBERS - 1
     what = f"segment {shown(segment.name)} ({', '.join(segment.prefixes)}) has no numbers {ETCD_NUMBER} to {last}"
     return f"{what} for the members of etcd: widen it, or use the sqlite store"
+
+
+def unchangeable(old: Topology, new: Topology) -> str:
+    """What of a lab that is up, in words to follow "the lab is up", agents or their store would not survive.
+
+    Empty when the new topology can take the old one's place.
+    """
+    if old.agents is None or new.agents is None:
+        return "" if old.agents is new.agents else f"{'without' if old.agents is None else 'with'} agents"
+    if old.agents.store != new.agents.store:
+        return f"with the store {old.agents.store}"
+    if old.networks != new.networks:
+        return f"with the container network {' and '.join(old.networks)}"
+    before = {node.name: node.subnets for node in old.nodes}
+    for node in new.nodes:
+        if before.get(node.name, node.subnets) != node.subnets:
+            return f"with {node.name} holding {' and '.join(before[node.name])}"
+    return "" if etcd_members(old) == etcd_members(new) else "with the members of etcd on another segment"

@@ -13,6 +13,7 @@ Pure. ``lab.agents`` and ``lab.datastore`` run what is planned here.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 
 import msgspec
@@ -72,6 +73,14 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
         """Where its words go."""
         return f"{self.run_directory}/agent.log"
 
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """What a person would type to start it for the first time."""
+        lines = " ".join(shlex.quote(line) for line in self.subnet_env.decode().splitlines())
+        write = f"printf '%s\\n' {lines} > {shlex.quote(self.subnet_file)}"
+        start = f"ip netns exec {shlex.quote(self.netns)} muslin {shlex.join(self.words)} &"
+        return f"mkdir -p {shlex.quote(self.run_directory)}", write, start
+
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
     """One etcd server. ``address`` is the one that the others and the agents know it by."""
@@ -79,6 +88,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     netns: str
     address: str
+    endpoint: str
     directory: str
     arguments: tuple[str, ...]
 
@@ -86,6 +96,12 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     def log(self) -> str:
         """Where its words go."""
         return f"{self.directory}/etcd.log"
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """What a person would type to start it."""
+        start = f"ip netns exec {shlex.quote(self.netns)} etcd {shlex.join(self.arguments)} &"
+        return f"mkdir -p {shlex.quote(self.directory)}", start
 
 
 def run_directory(directory: str, node: str) -> str:
@@ -237,5 +253,7 @@ def members(directory: str, topology: Topology, netns_of: NetnsOf) -> tuple[Memb
             *ETCD_FAST,
         )
         netns = netns_of(host.name)
-        found.append(Member(name=host.name, netns=netns, address=address, directory=home, arguments=arguments))
+        found.append(
+            Member(name=host.name, netns=netns, address=address, endpoint=client, directory=home, arguments=arguments)
+        )
     return tuple(found)

@@ -25,6 +25,7 @@ from muslin.kernel.syscalls import (
     umount,
     unshare,
 )
+from muslin.lab.agent_plan import etcd_members, run_directory
 from muslin.lab.paths import runtime_directory
 from muslin.lab.plan import netns_of
 from muslin.lab.state import LabState
@@ -35,7 +36,7 @@ EXIT_NOT_EXECUTABLE = 126
 
 
 def place_names(state: LabState) -> list[str]:
-    """Everything of a lab that one can go into: nodes, containers, routers, segments."""
+    """Everything of a lab that one can go into: nodes, containers, routers, members of etcd, segments."""
     topology = state.topology
     containers = [full_name_of(node, container) for node, container in topology.containers]
     nodes = [node.name for node in topology.nodes]
@@ -43,6 +44,7 @@ def place_names(state: LabState) -> list[str]:
         *nodes,
         *containers,
         *(one.name for one in topology.routers),
+        *(one.name for one in etcd_members(topology)),
         *(one.name for one in topology.segments),
     ]
 
@@ -68,7 +70,13 @@ def become(state: LabState, place: str, command: Sequence[str], environment: dic
     setns(fd, CLONE_NEWNET)
     os.close(fd)
     _show_own_sys()
-    environment = {**os.environ, "MUSLIN_RUNTIME_DIR": runtime, "MUSLIN_PLACE": place, **environment}
+    environment = {
+        **os.environ,
+        "MUSLIN_RUNTIME_DIR": runtime,
+        "MUSLIN_PLACE": place,
+        **_agent_environment(state, f"{runtime}/{state.name}", place),
+        **environment,
+    }
     try:
         os.execvpe(command[0], list(command), environment)
     except FileNotFoundError:
@@ -79,6 +87,13 @@ def become(state: LabState, place: str, command: Sequence[str], environment: dic
         error = MuslinError(f"{command[0]!r} cannot be executed: {failure.strerror}")
         error.exit_code = EXIT_NOT_EXECUTABLE
         raise error from None
+
+
+def _agent_environment(state: LabState, directory: str, place: str) -> dict[str, str]:
+    """So that ``muslin status`` on a node finds the agent of that node."""
+    if state.topology.agents is None or place not in {node.name for node in state.topology.nodes}:
+        return {}
+    return {"MUSLIN_AGENT_RUN_DIR": run_directory(directory, place)}
 
 
 def _show_own_sys() -> None:

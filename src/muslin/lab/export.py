@@ -2,14 +2,18 @@
 
 Theory of operation: operations describe themselves as commands; here they get headings, and around them the few
 lines that make a script: the tunnel program goes along as a here document, since the script must run alone, and
-``down`` takes everything back. Nothing is in the script that the lab itself would not do.
+``down`` takes everything back. Nothing is in the script that the lab itself would not do. Where nodes run agents, the
+script starts those: it needs Muslin for them, and for nothing else.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
+from muslin.lab.agent_plan import AGENT_BRIDGE, Agent, Member
 from muslin.lab.plan import LabPlan
 from muslin.lab.processes import describe_tunnel, tunnel_program
 from muslin.model.kernel import Sysctl
@@ -50,8 +54,13 @@ def heading_of(op: Op) -> str:
     return changed + _HEADINGS[type(op.object).__name__]
 
 
-def command_lines(ops: Iterable[Op], tunnels: Sequence[Tunnel] = ()) -> Iterator[str]:
-    """The commands under headings, as a person would type them."""
+def command_lines(
+    ops: Iterable[Op], tunnels: Sequence[Tunnel] = (), programs: Sequence[str] = (), late_ops: Sequence[Op] = ()
+) -> Iterator[str]:
+    """The commands under headings, as a person would type them.
+
+    ``programs`` are commands too, that start agents, and ``late_ops`` need what these make.
+    """
     heading = ""
     for op in ops:
         if heading_of(op) != heading:
@@ -61,15 +70,45 @@ def command_lines(ops: Iterable[Op], tunnels: Sequence[Tunnel] = ()) -> Iterator
     if tunnels:
         yield "# tunnels: TUN on one side, UDP on the other"
         yield from (describe_tunnel(tunnel) for tunnel in tunnels)
+    if programs:
+        yield "# agents, and the store that they find each other in"
+        yield from programs
+    if late_ops:
+        yield "# ports of the bridges that the agents have made"
+        yield from (op.describe() for op in late_ops)
 
 
-def shell_script(lab: str, lab_plan: LabPlan) -> str:
+def shell_script(lab: str, lab_plan: LabPlan, agents: Sequence[Agent] = (), members: Sequence[Member] = ()) -> str:
     """A POSIX shell script: ``up`` (or nothing) builds the lab, ``down`` removes it."""
-    build = "".join(f"    {line}\n" for line in command_lines(creations(lab_plan.state)))
+    ops = creations(lab_plan.state)
+    build = _indented(command_lines(op for op in ops if not lab_plan.needs_agent(op)))
     start = "".join(f"    {_start_line(tunnel)}\n" for tunnel in lab_plan.tunnels)
-    names = "".join(f"{shlex.quote(name)}\n" for name in lab_plan.state.own_netns)
+    if agents:
+        late = [op for op in ops if lab_plan.needs_agent(op)]
+        build += _agent_lines(agents, members, late)
+        return f"{_HEAD % lab}{_AGENT_HEAD}up() {{\n{build}}}\n{_tail(lab_plan, agents)}"
     program = _program_lines() if lab_plan.tunnels else ""
-    return f"{_HEAD % lab}{program}up() {{\n{build}{start}}}\n{_TAIL % names}"
+    return f"{_HEAD % lab}{program}up() {{\n{build}{start}}}\n{_tail(lab_plan)}"
+
+
+def _indented(lines: Iterable[str]) -> str:
+    return "".join(f"    {line}\n" for line in lines)
+
+
+def _agent_lines(agents: Sequence[Agent], members: Sequence[Member], late_ops: Sequence[Op]) -> str:
+    """The programs in the background, silent, and what has to wait for them."""
+    commands = [command for member in members for command in member.commands]
+    commands += [command for agent in agents for command in agent.commands]
+    silent = [re.sub(r" &$", " </dev/null >/dev/null 2>&1 &", command) for command in commands]
+    waits = [f"await_bridge {shlex.quote(agent.netns)} {AGENT_BRIDGE}" for agent in agents]
+    return _indented(silent) + _indented(waits) + _indented(command_lines((), late_ops=late_ops))
+
+
+def _tail(lab_plan: LabPlan, agents: Sequence[Agent] = ()) -> str:
+    names = "".join(f"{shlex.quote(name)}\n" for name in lab_plan.state.own_netns)
+    home = os.path.dirname(agents[0].run_directory) if agents else ""
+    files = f"    rm -rf -- {shlex.quote(home)}\n" if agents else ""
+    return _TAIL % (names, files)
 
 
 def _program_lines() -> str:
@@ -113,6 +152,20 @@ start_tunnel() {
 
 """
 
+_AGENT_HEAD = """# The agents are those of muslin, which must be there, and with the store etcd that as well.
+
+# await_bridge NAMESPACE LINK: returns once the agent has made it.
+await_bridge() {
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do
+        if ip -n "$1" link show "$2" >/dev/null 2>&1; then return; fi
+        sleep 1
+    done
+    echo "the agent in $1 did not make $2" >&2
+    exit 1
+}
+
+"""
+
 _TAIL = """
 names() {
     cat <<'NAMES'
@@ -125,7 +178,7 @@ down() {
         for process in $(ip netns pids "$namespace"); do kill "$process" || :; done
         ip netns delete "$namespace"
     done
-}
+%s}
 
 case ${1:-up} in
 up) up ;;

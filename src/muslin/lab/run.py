@@ -1,10 +1,12 @@
 """Raise a lab, change it, take it away.
 
 Theory of operation: ``up`` writes down what it is about to own, converges the kernel to the topology's plan, then
-the tunnels. On a lab that is up already the same code repairs it or turns it into another step; on a fresh one a
-failure or an interrupt takes everything back. ``down`` needs the state file alone: it ends what lives in the lab's
-namespaces, removes those, and then the file. Without root, a keeper holds a user namespace (``lab.keeper``) that
-this process moves into before it touches the kernel.
+the tunnels. Where nodes run agents, it converges as far as that goes without them, has the agents do their part
+(``lab.agents``), and converges once more, now with the bridges that they have made. On a lab that is up already the
+same code repairs it or turns it into another step; on a fresh one a failure or an interrupt takes everything back.
+``down`` needs the state file alone: it ends what lives in the lab's namespaces, removes those, and then the file.
+Without root, a keeper holds a user namespace (``lab.keeper``) that this process moves into before it touches the
+kernel.
 """
 
 from __future__ import annotations
@@ -18,17 +20,17 @@ import msgspec
 
 from muslin.errors import EXIT_INTERRUPTED, ConvergeError, MuslinError, UnsupportedError, UsageError
 from muslin.kernel import netns as netns_door
-from muslin.kernel import tun
+from muslin.kernel import programs, tun
 from muslin.kernel.base import Kernel
 from muslin.kernel.converge import converge, plan_ops
 from muslin.kernel.linux import LinuxKernel
 from muslin.lab import keeper as keeper_door
+from muslin.lab.agent_faults import unchangeable
 from muslin.lab.paths import is_privileged
 from muslin.lab.plan import NETNS_PREFIX, LabPlan, plan
 from muslin.lab.processes import (
     describe_tunnel,
     end_everything_in,
-    end_processes,
     end_tunnels_logging_below,
     end_unwanted_tunnels,
     missing_tunnels,
@@ -54,6 +56,22 @@ class InterruptedLabError(MuslinError):
     exit_code = EXIT_INTERRUPTED
 
 
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``up`` would do, in order."""
+
+    plan: LabPlan
+    ops: tuple[Op, ...]
+    tunnels: tuple[Tunnel, ...] = ()
+    programs: tuple[str, ...] = ()
+    """Nodes whose agent, and members of etcd that, are to be started."""
+    commands: tuple[str, ...] = ()
+    """The commands that start them."""
+    late_ops: tuple[Op, ...] = ()
+    """What has to wait for the agents."""
+    reconfigures: bool = False
+    """Whether the agents that run would be told of another network."""
+
+
 class UpReport(msgspec.Struct, frozen=True, kw_only=True):
     """What ``up`` did."""
 
@@ -63,11 +81,15 @@ class UpReport(msgspec.Struct, frozen=True, kw_only=True):
     stopped: int
     """Tunnels that were ended, because they are wanted no more or with other peers."""
     refusals: tuple[Refusal, ...]
+    programs: tuple[str, ...] = ()
+    """Nodes whose agent, and members of etcd that, were started."""
+    reconfigured: bool = False
+    """Whether the agents were told of another network."""
 
     @property
     def changed(self) -> bool:
         """Whether anything had to be done."""
-        return bool(self.report.results or self.started or self.stopped)
+        return bool(self.report.results or self.started or self.stopped or self.programs or self.reconfigured)
 
 
 class DownReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,15 +102,36 @@ class DownReport(msgspec.Struct, frozen=True, kw_only=True):
     """Processes."""
 
 
-def preview(directory: LabDirectory, topology: Topology) -> tuple[LabPlan, tuple[Op, ...], tuple[Tunnel, ...]]:
-    """What ``up`` would do: the plan, the operations, the tunnels to start. Changes nothing."""
+def preview(directory: LabDirectory, topology: Topology) -> Preview:
+    """What ``up`` would do. Changes nothing."""
     lab_plan = plan(directory.name, topology)
     state = directory.read()
     if state is None or not enter(state):
-        return lab_plan, creations(lab_plan.state), lab_plan.tunnels
-    with LinuxKernel() as kernel:
-        _, ops = plan_ops(kernel, lab_plan.state, state.owned)
-    return lab_plan, ops, tuple(missing_tunnels(lab_plan.tunnels, state.own_netns))
+        ops, tunnels, alive = creations(lab_plan.state), lab_plan.tunnels, False
+    else:
+        _refuse_another_kind_of_lab(state, topology)
+        with LinuxKernel() as kernel:
+            _, ops = plan_ops(kernel, lab_plan.state, state.owned)
+        tunnels, alive = tuple(missing_tunnels(lab_plan.tunnels, state.own_netns)), True
+    found = Preview(
+        plan=lab_plan,
+        ops=tuple(op for op in ops if not lab_plan.needs_agent(op)),
+        tunnels=tunnels,
+        late_ops=tuple(op for op in ops if lab_plan.needs_agent(op)),
+    )
+    return _with_crew(found, directory, topology, alive) if topology.agents else found
+
+
+def _with_crew(found: Preview, directory: LabDirectory, topology: Topology, alive: bool) -> Preview:
+    from muslin.lab import agents
+
+    crew = agents.Crew.of(directory.name, directory.path, topology)
+    members, absent = agents.missing(crew, agents.running(crew) if alive else [])
+    commands = [command for member in members for command in member.commands]
+    commands += [command for agent in absent for command in agent.commands]
+    names = (*(member.name for member in members), *(agent.node for agent in absent))
+    told = alive and agents.is_to_be_told(crew)
+    return msgspec.structs.replace(found, programs=names, commands=tuple(commands), reconfigures=told)
 
 
 def enter(state: LabState) -> bool:
@@ -125,13 +168,22 @@ def up(
 ) -> UpReport:
     """Raise the lab, or make it what ``topology`` says. ConvergeError names what the kernel refused."""
     lab_plan = plan(directory.name, topology)
-    if lab_plan.tunnels:
-        tun.check_available()
+    _check_available(topology)
     with directory.locked():
         journal, fresh = _open_journal(directory, topology)
         with LinuxKernel() as kernel, _taken_back_if(fresh, kernel, journal):
             _refuse_foreign_namespaces(lab_plan, journal)
             return _raise(kernel, journal, lab_plan, fresh, on_command, one_by_one)
+
+
+def _check_available(topology: Topology) -> None:
+    """UnsupportedError ahead of everything where the programs of a lab could not run."""
+    if topology.backend == "udp":
+        tun.check_available()
+    if topology.agents:
+        from muslin.lab import datastore
+
+        datastore.check_available(topology)
 
 
 def _raise(
@@ -143,24 +195,35 @@ def _raise(
     one_by_one: bool,
 ) -> UpReport:
     names = (*lab_plan.state.own_netns, *journal.state.own_netns)
-    stopped = end_unwanted_tunnels(lab_plan.tunnels, names)
+    topology = journal.state.topology
+    # Where there are agents, tunnels are theirs.
+    stopped = 0 if topology.agents else end_unwanted_tunnels(lab_plan.tunnels, names)
     _end_unwanted(lab_plan, journal)
     witness = (lambda op: on_command(op.describe())) if on_command else None
-    report = converge(kernel, lab_plan.state, journal, witness, one_by_one=one_by_one)
+    report = converge(kernel, lab_plan.before_agents, journal, witness, one_by_one=one_by_one)
     _raise_unless_ok(report)
+    done = UpReport(fresh=fresh, report=report, started=(), stopped=stopped, refusals=lab_plan.refusals)
+    if topology.agents:
+        done = _raise_agents(done, journal, on_command)
+        late = converge(kernel, lab_plan.state, journal, witness, one_by_one=one_by_one)
+        _raise_unless_ok(late)
+        done = msgspec.structs.replace(done, report=Report((*report.results, *late.results)))
     missing = missing_tunnels(lab_plan.tunnels, names)
     for tunnel in missing if on_command else ():
         on_command(describe_tunnel(tunnel))  # type: ignore[misc]
     start_tunnels(missing, journal.directory.path)
     kernel.settle(link_key(tunnel.netns, tunnel.device) for tunnel in missing)
     journal.update(msgspec.structs.replace(journal.state, complete=True))
-    return UpReport(
-        fresh=fresh,
-        report=report,
-        started=tuple(missing),
-        stopped=stopped,
-        refusals=lab_plan.refusals,
-    )
+    return msgspec.structs.replace(done, started=tuple(missing))
+
+
+def _raise_agents(done: UpReport, journal: StateJournal, on_command: OnCommand | None) -> UpReport:
+    from muslin.lab import agents
+
+    crew = agents.Crew.of(journal.directory.name, journal.directory.path, journal.state.topology)
+    journal.directory.keep_directories({*crew.names})
+    raised = agents.raise_crew(crew, on_command)
+    return msgspec.structs.replace(done, programs=raised.started, reconfigured=raised.reconfigured)
 
 
 def _end_unwanted(lab_plan: LabPlan, journal: StateJournal) -> None:
@@ -176,6 +239,8 @@ def _open_journal(directory: LabDirectory, topology: Topology) -> tuple[StateJou
         _forget(directory)
         state = None
     if state is not None:
+        _refuse_another_kind_of_lab(state, topology)
+        _release_leaving(directory, state, topology)
         journal = StateJournal(directory, state)
         journal.update(msgspec.structs.replace(state, topology=topology, complete=False))
         return journal, False
@@ -194,6 +259,25 @@ def _open_journal(directory: LabDirectory, topology: Topology) -> tuple[StateJou
         keeper_door.enter(process.identity)
     journal.update(journal.state)
     return journal, True
+
+
+def _refuse_another_kind_of_lab(state: LabState, topology: Topology) -> None:
+    """UsageError where a lab that is up would have to change hands: what one made, the other knows nothing of."""
+    word = unchangeable(state.topology, topology)
+    if word:
+        raise UsageError(
+            f"lab {state.name!r} is up {word}, which cannot change while it is",
+            f"take it down first: muslin lab down {state.name}",
+        )
+
+
+def _release_leaving(directory: LabDirectory, state: LabState, topology: Topology) -> None:
+    """The agents of nodes that are about to go give their leases back while they still can."""
+    leaving = {node.name for node in state.topology.nodes} - {node.name for node in topology.nodes}
+    if state.topology.agents and leaving:
+        from muslin.lab import agents
+
+        agents.release(agents.Crew.of(state.name, directory.path, state.topology), leaving)
 
 
 def _refuse_foreign_namespaces(lab_plan: LabPlan, journal: StateJournal) -> None:
@@ -257,7 +341,7 @@ def _forget(directory: LabDirectory) -> int:
 def _tear_down(kernel: Kernel, directory: LabDirectory, state: LabState) -> DownReport:
     present = set(netns_door.names())
     names = [name for name in state.own_netns if name in present]
-    ended = end_everything_in(names)
+    ended = _end_members(directory, state) + end_everything_in(names)
     failed = Report(tuple(kernel.apply([Delete(Netns(netns=name)) for name in names]))).failed
     if failed:
         raise MuslinError(
@@ -267,9 +351,18 @@ def _tear_down(kernel: Kernel, directory: LabDirectory, state: LabState) -> Down
     if state.made_netns_directory:
         netns_door.remove_directory()
     if state.keeper is not None and keeper_door.is_alive(state.keeper):
-        end_processes([state.keeper.pid])
+        programs.end_processes([state.keeper.pid])
     directory.remove()
     return DownReport(existed=True, removed=tuple(names), ended=len(ended))
+
+
+def _end_members(directory: LabDirectory, state: LabState) -> list[int]:
+    """A member of etcd that is asked to end first tells the others, and waits for them: nobody needs that any more."""
+    if state.topology.agents is None or state.topology.agents.store != "etcd":
+        return []
+    from muslin.lab import agents
+
+    return agents.end_members(agents.Crew.of(state.name, directory.path, state.topology))
 
 
 def desired_state(state: LabState) -> DesiredState:

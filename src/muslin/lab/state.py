@@ -12,6 +12,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
+import stat
 from collections.abc import Iterator
 from typing import Literal
 
@@ -147,10 +149,29 @@ class LabDirectory:
 
     def remove(self) -> bool:
         """Remove all files of the lab, if there are any; the directory goes with the lock."""
-        paths = [entry.path for entry in os.scandir(self.path)]
-        for path in paths:
-            os.unlink(path)
-        return bool(paths)
+        names = [entry.name for entry in os.scandir(self.path)]
+        for name in names:
+            self.remove_below(name)
+        return bool(names)
+
+    def keep_directories(self, names: set[str]) -> None:
+        """Remove all directories of the lab but these: those of nodes that have left it."""
+        unwanted = [entry.name for entry in os.scandir(self.path) if entry.is_dir(follow_symlinks=False)]
+        for name in unwanted:
+            if name not in names:
+                self.remove_below(name)
+
+    def remove_below(self, name: str) -> None:
+        """Remove one file or directory of the lab, with all that is in it; none of that name is fine.
+
+        A link is removed, and never what it leads to (shutil.rmtree sees to that inside of a directory).
+        """
+        path = f"{self.path}/{name}"
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.lstat(path).st_mode):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
 
     def _remove_if_empty(self) -> None:
         for path in (self.path, self.root):
