@@ -16,6 +16,8 @@ from muslin.model.address import Family, family_of
 from muslin.model.kernel import AnyObject, NftElement, NftTable
 
 TABLE = "muslin"
+STRANGERS = "strangers"
+"""The chain that drops encapsulated packets that come from no node."""
 NODES: dict[Family, str] = {4: "nodes4", 6: "nodes6"}
 SET_TYPE: dict[Family, str] = {4: "ipv4_addr", 6: "ipv6_addr"}
 WORD: dict[Family, str] = {4: "ip", 6: "ip6"}
@@ -91,4 +93,4 @@ def _strangers(options: TrafficOptions) -> Iterator[str]:
             for port in options.tunnel_ports
             for family in NODES
         ]
-        yield _chain("strangers", "filter hook input priority filter", rules)
+        yield _chain(STRANGERS, "filter hook input priority filter", rules)

@@ -1,0 +1,367 @@
+"""Makes this host's kernel agree with what the leases ask for: whole looks, and quick steps between them.
+
+Theory of operation: everything here runs in one thread, the only one that touches the kernel, so that the event loop
+answers while the kernel works.
+
+- ``look`` observes, compares and puts right: the truth. The interface to other nodes is chosen from what was seen in
+  that same look; if that makes another choice, the look is repeated with it.
+- ``follow`` does what some changed leases ask for without looking, as if the kernel agreed with the plan before. If
+  the kernel refuses any of it, it did not agree, and the outcome asks for a look.
+
+What a look changes although no lease or setting asked for it is a repair: somebody else had changed it. A bridge that
+had to be made anew gets back the ports that it was last seen with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from muslin.agent.node_plan import NodeInputs
+from muslin.agent.planner import Planner
+from muslin.agent.underlay import Underlay, UnderlayOptions, choose_underlay
+from muslin.errors import MuslinError, UsageError
+from muslin.kernel import nft_counters
+from muslin.kernel.base import Kernel, Scope, Witness
+from muslin.kernel.converge import Journal, converge
+from muslin.model.address import Family, family_of
+from muslin.model.config import NetworkConfig, span_of
+from muslin.model.kernel import PROTOCOL_MUSLIN, AnyObject, Key, Link, Route, Vxlan, link_key
+from muslin.model.lease import Advertisement, Lease
+from muslin.model.network import Refusal, Tunnel
+from muslin.model.ops import Op, OpResult, SetLink
+from muslin.model.state import DesiredState, Owned, Snapshot
+from muslin.plan.diff import diff
+from muslin.plan.traffic import STRANGERS, TABLE
+from muslin.wire.agent_api import TunnelStatus
+
+OWN = ""
+UNDERLAY_TRIES = 3
+
+
+class HostOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator said of this host."""
+
+    name: str
+    underlay: UnderlayOptions = UnderlayOptions()
+    bridge: str = ""
+    masquerade: bool = False
+    fully_random: bool = True
+    forward: bool = True
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """The network as far as this host knows: its configuration, the own subnets, the leases of the others."""
+
+    config: NetworkConfig
+    subnets: tuple[str, ...]
+    leases: tuple[Lease, ...]
+    vtep_mac: str
+    previous: NetworkConfig | None = None
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """An operation that the kernel refused, and since when it does."""
+
+    result: OpResult
+    since: float
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look or a step came to."""
+
+    whole: bool
+    duration_s: float
+    objects: int
+    done: tuple[Op, ...] = ()
+    repairs: tuple[Op, ...] = ()
+    refused: int = 0
+    """Operations of this pass that the kernel did not take."""
+    failures: tuple[Failure, ...] = ()
+    """What is still missing, of this pass and those before."""
+    refusals: tuple[Refusal, ...] = ()
+    changed: tuple[str, ...] = ()
+    """Names of leases that came, went or changed."""
+    failed_leases: dict[str, str] = {}
+    """Why the kernel does not have all that a lease asks for, by its name."""
+    own_failed: bool = False
+    """Whether something that the host needs whatever the peers is missing."""
+    underlay: Underlay | None = None
+    advertisement: Advertisement | None = None
+    """What the own lease should say; None while that is unknown."""
+    mtu: int = 0
+    tunnel: Tunnel | None = None
+    troubles: tuple[str, ...] = ()
+    """Sentences: the interface, the tunnel, routes of others in the way."""
+    look_again: bool = False
+
+
+class TunnelDoor(Protocol):
+    """Starts, changes and ends the process of the udp backend (``agent.tunnel``)."""
+
+    def converge(self, tunnel: Tunnel | None) -> None:
+        """Have this tunnel run, or none; MuslinError in the program's own words."""
+        ...
+
+    def check(self) -> str:
+        """A sentence when the tunnel should run and does not."""
+        ...
+
+    def status(self) -> TunnelStatus | None:
+        """The running tunnel, with its counters."""
+        ...
+
+
+class SeeingKernel:
+    """A kernel that remembers what was seen last."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.seen = Snapshot()
+
+    def observe(self, scope: Scope) -> Snapshot:
+        """See ``Kernel.observe``."""
+        self.seen = self._kernel.observe(scope)
+        return self.seen
+
+    def apply(self, ops: Sequence[Op], witness: Witness | None = None, *, one_by_one: bool = False) -> list[OpResult]:
+        """See ``Kernel.apply``."""
+        return self._kernel.apply(ops, witness, one_by_one=one_by_one)
+
+    def settle(self, links: Iterable[Key]) -> None:
+        """See ``Kernel.settle``."""
+        self._kernel.settle(links)
+
+    def close(self) -> None:
+        """See ``Kernel.close``."""
+        self._kernel.close()
+
+
+class Reconciler:
+    """The one who writes. ``clock`` tells seconds since the epoch."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        journal: Journal,
+        tunnels: TunnelDoor,
+        host: HostOptions,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.planner: Planner | None = None
+        self.underlay: Underlay | None = None
+        self._kernel = SeeingKernel(kernel)
+        self._journal, self._tunnels, self._host, self._clock = journal, tunnels, host, clock
+        self._failures: dict[Key, Failure] = {}
+        self._ports: tuple[str, ...] = ()
+        self._has_looked = False
+
+    # ---- the interface to other nodes ------------------------------------------------------------------------
+
+    def choose(self) -> Underlay:
+        """The interface to use as of now; UsageError when none fits."""
+        self._kernel.observe(Scope(netns=(OWN,)))
+        self.underlay = choose_underlay(self._kernel.seen, self._host.underlay)
+        return self.underlay
+
+    def mac_of_own_device(self) -> str:
+        """The MAC of a VXLAN device that an earlier run left, empty where there is none: peers know it."""
+        owned = self._journal.owned.with_marks(self._kernel.seen)
+        links = (obj for obj in self._kernel.seen.objects.values() if isinstance(obj, Link) and owned.covers(obj))
+        return next((link.mac for link in links if link.mac and isinstance(link.options, Vxlan)), "")
+
+    # ---- looks and steps -------------------------------------------------------------------------------------
+
+    def look(self, wish: Wish) -> Outcome:
+        """Make the kernel agree with ``wish``, whatever it holds now."""
+        begun = time.perf_counter()
+        trouble = ""
+        is_new = False
+        expected: set[Key] = set()
+        names: tuple[str, ...] = ()
+        results: tuple[OpResult, ...] = ()
+        for _ in range(UNDERLAY_TRIES):
+            planner = self._planner_for(wish, self.underlay or self.choose())
+            is_new |= planner is not self.planner or not self._has_looked
+            self.planner = planner
+            change = planner.update(wish.leases)
+            expected |= {obj.key for obj in (*change.before, *change.after)}
+            names += change.leases
+            results += converge(self._kernel, planner.state, self._journal).results
+            try:
+                chosen = choose_underlay(self._kernel.seen, self._host.underlay)
+            except UsageError as error:  # keep to the last one: it may come back, and nothing is better meanwhile
+                trouble = error.what
+                break
+            if chosen == self.underlay:
+                break
+            self.underlay = chosen
+        self._has_looked = True
+        repairs = () if is_new else tuple(r.op for r in results if self._is_repair(r, expected))
+        results += self._return_ports()
+        self._failures = {key: self._failures.get(key, new) for key, new in self._failed(results).items()}
+        return self._outcome(begun, results, names, repairs, (trouble,) if trouble else (), whole=True)
+
+    def follow(self, wish: Wish) -> Outcome:
+        """Do what changed leases ask for, if that is all that has changed; else look."""
+        planner = self.planner
+        if planner is None or self.underlay is None or planner is not self._planner_for(wish, self.underlay):
+            return self.look(wish)
+        begun = time.perf_counter()
+        change = planner.update(wish.leases)
+        ops = diff(DesiredState(change.after), Snapshot.of(change.before), self._journal.owned)
+        results = tuple(self._kernel.apply(ops)) if ops else ()
+        gone = {obj.key for obj in change.before} - planner.wanted.keys()
+        self._failures = {key: one for key, one in self._failures.items() if key not in gone}
+        self._failures |= self._failed(results)
+        failed = any(result.outcome != "done" for result in results)
+        return self._outcome(begun, results, change.leases, (), (), whole=False, look_again=failed)
+
+    def withdraw(self) -> Outcome:
+        """Remove all that is ours: the lease is lost, or everything is to go."""
+        begun = time.perf_counter()
+        self.planner = None
+        troubles = self._converge_tunnel(None)
+        results = converge(self._kernel, DesiredState(), self._journal).results
+        self._failures = self._failed(results)
+        return self._outcome(begun, results, (), (), troubles, whole=True)
+
+    def interests(self) -> tuple[Mapping[Key, AnyObject], Owned, frozenset[str]]:
+        """What is wanted, what is ours, and the links that others are reached by; from any thread."""
+        wanted = self.planner.wanted if self.planner else {}
+        links = frozenset({self.underlay.link}) if self.underlay else frozenset[str]()
+        return wanted, self._journal.owned, links
+
+    def check_tunnel(self) -> str:
+        """A sentence when the tunnel's process has ended by itself."""
+        return self._tunnels.check()
+
+    def figures(self) -> tuple[TunnelStatus | None, int | None]:
+        """The tunnel's process with what it counts, and how many packets of strangers were dropped."""
+        ports = self.planner.host.filtering.tunnel_ports if self.planner else ()
+        return self._tunnels.status(), nft_counters.read_packets(OWN, "inet", TABLE, STRANGERS) if ports else None
+
+    def _planner_for(self, wish: Wish, underlay: Underlay) -> Planner:
+        """The planner that there is, or another one where more than leases has changed."""
+        host = self._host
+        inputs = NodeInputs(
+            name=host.name,
+            config=wish.config,
+            underlay=underlay,
+            subnets=wish.subnets,
+            vtep_mac=wish.vtep_mac,
+            previous=wish.previous,
+            bridge=host.bridge,
+            masquerade=host.masquerade,
+            fully_random=host.fully_random,
+            forward=host.forward,
+        )
+        return self.planner if self.planner is not None and self.planner.inputs == inputs else Planner(inputs)
+
+    # ---- after the kernel ------------------------------------------------------------------------------------
+
+    def _is_repair(self, result: OpResult, expected: set[Key]) -> bool:
+        return result.outcome == "done" and result.op.key not in expected and result.op.key not in self._failures
+
+    def _failed(self, results: Iterable[OpResult]) -> dict[Key, Failure]:
+        now = self._clock()
+        return {r.op.key: Failure(result=r, since=now) for r in results if r.outcome != "done"}
+
+    def _return_ports(self) -> tuple[OpResult, ...]:
+        """The results of giving a bridge that was made just now the ports that the one before had."""
+        bridge, seen = self._host.bridge, self._kernel.seen
+        if not bridge:
+            return ()
+        if link_key(OWN, bridge) in seen.objects:
+            links = (obj for obj in seen.objects.values() if isinstance(obj, Link) and obj.netns == OWN)
+            self._ports = tuple(link.name for link in links if link.master == bridge)
+            return ()
+        lost = (seen.objects.get(link_key(OWN, name)) for name in self._ports)
+        free = (port for port in lost if isinstance(port, Link) and not port.master)
+        return tuple(
+            self._kernel.apply([SetLink(msgspec.structs.replace(port, master=bridge), "master") for port in free])
+        )
+
+    def _converge_tunnel(self, tunnel: Tunnel | None) -> tuple[str, ...]:
+        try:
+            self._tunnels.converge(tunnel)
+        except MuslinError as error:
+            return (error.what,)
+        if tunnel is not None:
+            self._kernel.settle([link_key(OWN, tunnel.device)])
+        return ()
+
+    def _outcome(
+        self,
+        begun: float,
+        results: tuple[OpResult, ...],
+        names: tuple[str, ...],
+        repairs: tuple[Op, ...],
+        troubles: tuple[str, ...],
+        *,
+        whole: bool,
+        look_again: bool = False,
+    ) -> Outcome:
+        planner = self.planner
+        tunnel = planner.tunnel if planner else None
+        if planner is not None and (whole or names):
+            troubles += self._converge_tunnel(tunnel)
+        if planner is not None and whole:
+            troubles += tuple(_in_the_way(planner, self._kernel.seen))
+        failures = tuple(self._failures.values())
+        own = {obj.key for obj in planner.own.objects} if planner and failures else set()
+        return Outcome(
+            whole=whole,
+            duration_s=time.perf_counter() - begun,
+            objects=len(planner.wanted) if planner else 0,
+            done=tuple(result.op for result in results if result.outcome == "done"),
+            repairs=repairs,
+            refused=sum(result.outcome != "done" for result in results),
+            failures=failures,
+            refusals=tuple(planner.refusals) if planner else (),
+            changed=tuple(dict.fromkeys(names)),
+            failed_leases=_failed_leases(planner, failures) if planner and failures else {},
+            own_failed=any(failure.result.op.key in own for failure in failures),
+            underlay=self.underlay,
+            advertisement=planner.host.advertisement() if planner else None,
+            mtu=planner.host.mtu if planner else 0,
+            tunnel=tunnel,
+            troubles=troubles,
+            look_again=look_again,
+        )
+
+
+def _failed_leases(planner: Planner, failures: Iterable[Failure]) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    for failure in failures:
+        for name in planner.leases_wanting(failure.result.op.key):
+            reasons.setdefault(name, failure.result.describe())
+    return reasons
+
+
+def _in_the_way(planner: Planner, seen: Snapshot) -> Iterator[str]:
+    """Routes of others that are longer than a peer's and lead a part of its containers elsewhere."""
+    networks = [(family_of(network), *span_of(network)) for network in planner.inputs.config.networks]
+    for obj in seen.objects.values():
+        if not isinstance(obj, Route) or obj.kind != "unicast" or obj.protocol == PROTOCOL_MUSLIN:
+            continue
+        if link_key(OWN, obj.link or "") in planner.wanted:  # of the bridge, or of an overlay's device
+            continue
+        family, (first, last) = family_of(obj.destination), span_of(obj.destination)
+        if not any(family == other and low <= first and last <= high for other, low, high in networks):
+            continue
+        for lease in planner.leases.values():
+            if any(_covers(subnet, family, first, last) for subnet in lease.subnets):
+                route = obj.describe().removeprefix("ip route add ")
+                yield (
+                    f"the route {route}, which is not Muslin's, leads a part of {lease.name} elsewhere: remove it, or "
+                    "give the network another range"
+                )
+
+
+def _covers(subnet: str, family: Family, first: int, last: int) -> bool:
+    low, high = span_of(subnet)
+    return family_of(subnet) == family and low <= first and last <= high

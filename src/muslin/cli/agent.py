@@ -1,0 +1,172 @@
+"""``muslin agent``: the daemon of one node."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from muslin.cli.settings_options import open_store, resolve_settings, settings_options, unsupported_environment
+from muslin.errors import EXIT_OK, UnsupportedError, UsageError
+from muslin.settings import Value
+
+CAP_NET_ADMIN = 12  # uapi/linux/capability.h
+
+
+@click.command()
+@settings_options
+def agent(**given: Any) -> int:
+    """Connect this node's containers with those of all other nodes, and keep it so.
+
+    Leases the node a subnet, writes it to the subnet file for CNI plugins, and keeps routes, neighbours, devices and
+    packet filter in agreement with the leases of all nodes. Ending it leaves the network as it is; `muslin uninstall`
+    removes it.
+
+    \b
+    muslin network set '{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}'
+    muslin agent --iface eth0
+    muslin status --wait
+
+    Every option can come from the environment or a file; `muslin config show` says where each value is from. The names
+    of flanneld's options and of its environment (FLANNELD_IFACE) work where they mean the same.
+    """
+    return run_agent(resolve_settings(given))
+
+
+def run_agent(values: dict[str, Value]) -> int:
+    """Run an agent with these settings until it is stopped."""
+    import asyncio
+
+    from muslin.agent.files import StateDirectory
+    from muslin.agent.logs import set_up
+    from muslin.agent.notify import Notifier
+
+    of = {name: value.value for name, value in values.items()}
+    set_up(of["log-format"], of["log-level"])
+    notifier = Notifier.from_environment(os.environ)
+    require_privilege()
+    directory = StateDirectory(Path(of["state-dir"]))
+    lock = directory.lock()
+    try:
+        _warn(directory)
+        asyncio.run(_serve(of, values, directory, notifier))
+    finally:
+        os.close(lock)
+    return EXIT_OK
+
+
+def require_privilege() -> None:
+    """UnsupportedError unless this process may change the network of its namespace."""
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("CapEff:"))
+    if not int(line.split()[1], 16) >> CAP_NET_ADMIN & 1:
+        raise UnsupportedError(
+            "an agent changes this host's network, which needs the capability CAP_NET_ADMIN",
+            "run it as root, or try a lab, which needs no root: muslin lab up --agents",
+        )
+
+
+def _warn(directory: Any) -> None:
+    import logging
+
+    log = logging.getLogger("muslin.agent")
+    for name in unsupported_environment(os.environ):
+        log.warning("%s is set, and this agent has no such setting: it is ignored", name)
+    for warning in directory.warnings:
+        log.warning("%s", warning)
+
+
+async def _serve(of: dict[str, Any], values: dict[str, Value], directory: Any, notifier: Any) -> None:
+    from muslin.agent.hints import Hints
+    from muslin.agent.node import Node
+    from muslin.agent.reconcile import Reconciler
+    from muslin.agent.service import SOCKET_NAME, Addresses, serve
+    from muslin.agent.tunnel import TunnelKeeper
+    from muslin.kernel.linux import LinuxKernel
+    from muslin.kernel.watch import Watch
+
+    run_directory = Path(of["run-dir"])
+    make_directory(run_directory)
+    with LinuxKernel() as kernel:
+        watch = Watch(("",), kernel.ports)
+        try:
+            reconciler = Reconciler(kernel, directory.journal(), TunnelKeeper(run_directory), host_options(of))
+            node = Node(node_options(of), open_store(values), reconciler, Hints(watch), directory)
+            addresses = Addresses(
+                socket=str(run_directory / SOCKET_NAME), healthz_ip=of["healthz-ip"], healthz_port=of["healthz-port"]
+            )
+            await serve(node, addresses, notifier)
+        finally:
+            watch.close()
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory for this user alone, unless it is there; UsageError when that cannot be."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the directory {path} cannot be made: {error.strerror}", "choose one with --run-dir"
+        ) from None
+
+
+def host_options(of: dict[str, Any]) -> Any:
+    """What the settings say of this host."""
+    from muslin.agent.reconcile import HostOptions
+    from muslin.agent.underlay import UnderlayOptions
+
+    return HostOptions(
+        name=node_name(of),
+        underlay=UnderlayOptions(
+            iface=of["iface"],
+            iface_regex=of["iface-regex"],
+            iface_can_reach=of["iface-can-reach"] or None,
+            public_addresses=tuple(address for address in (of["public-ip"], of["public-ipv6"]) if address),
+        ),
+        bridge=of["bridge"],
+        masquerade=of["ip-masq"],
+        fully_random=not of["ip-masq-fully-random-disable"],
+        forward=of["iptables-forward-rules"],
+    )
+
+
+def node_options(of: dict[str, Any]) -> Any:
+    """What the settings say of the loop."""
+    from muslin.agent.node import NodeOptions
+    from muslin.lease.values import Rules
+
+    margin_s = of["lease-renew-margin"] or of["subnet-lease-renew-margin"] * 60
+    return NodeOptions(
+        name=node_name(of),
+        store_kind=of["store"],
+        subnet_file=Path(of["subnet-file"]),
+        masquerade=of["ip-masq"],
+        rules=Rules(ttl_s=float(of["lease-ttl"]), renew_margin_s=float(min(margin_s, of["lease-ttl"] / 2))),
+        resync_s=float(of["resync"]),
+        network_config=read_network_config(of["network-config"]),
+        bridge=of["bridge"],
+    )
+
+
+def node_name(of: dict[str, Any]) -> str:
+    """How messages call this node."""
+    return of["node-name"] or os.uname().nodename
+
+
+def read_network_config(given: str) -> bytes:
+    """The network's configuration that was given, as text or as @FILE; UsageError when it is wrong."""
+    from muslin.agent.node_plan import options_of
+    from muslin.wire.flannel_config import parse_network_config
+
+    if not given:
+        return b""
+    try:
+        text = Path(given[1:]).read_bytes() if given.startswith("@") else given.encode()
+        options_of(parse_network_config(text))
+    except OSError as error:
+        raise UsageError(f"--network-config {given}: the file cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"--network-config is wrong: {error}") from None
+    return text
