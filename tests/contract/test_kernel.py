@@ -246,7 +246,8 @@ def test_a_foreign_link_that_holds_our_name_is_refused_and_stays_and_nothing_is_
     objects = [*net.base, net.tun, address]
     for _ in range(3):
         report = world.converge(objects)
-        assert [(result.op, result.errno) for result in report.failed] == [(Create(net.tun), errno.EEXIST)]
+        assert [(result.op.object, result.errno) for result in report.failed] == [(net.tun, errno.EEXIST)]
+        assert f"held by: {foreign.describe().partition(' mtu')[0]}".partition(" type")[0] in report.failed[0].reason
         assert [result.op for result in report.skipped] == [Create(address)]
     there = world.look(foreign)
     assert getattr(there[foreign.key], "options", None) == Bridge()
@@ -374,13 +375,13 @@ def test_a_packet_filter_table_is_replaced_as_one_and_others_stay(world: World, 
         assert [result.op for result in report.results if isinstance(result.op.object, NftTable)] == [
             report.results[-1].op
         ]
-        assert world.look(ours)[theirs.key] == theirs
+        assert world.look(ours, theirs)[theirs.key] == theirs
     spoiled = NftTable(netns=net.node, family="inet", name="ours", text="chain else {\n}")
     world.change_by_hand(Replace(spoiled))
     report = world.build([*net.base, ours])
     assert [result.op.key for result in report.results] == [ours.key]
     world.build(net.base)
-    assert [key for key in world.look(ours) if key[0] == "nft"] == [theirs.key]
+    assert [key for key in world.look(ours, theirs) if key[0] == "nft"] == [theirs.key]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -51,7 +51,7 @@ def full_scope(states: dict[str, DesiredState]) -> Scope:
     return Scope(
         netns=names,
         sysctls=frozenset((obj.netns, obj.name) for obj in objects if isinstance(obj, Sysctl)),
-        nft=frozenset(obj.netns for obj in objects if isinstance(obj, NftTable)),
+        nft=frozenset((obj.netns, obj.family, obj.name) for obj in objects if isinstance(obj, NftTable)),
         neighbours=True,
         fdb=True,
         nexthops=True,

@@ -19,7 +19,7 @@ from muslin.kernel.linux import LinuxKernel
 from muslin.model.kernel import Netns, NftElement
 from muslin.model.ops import Create, Delete
 from muslin.model.state import DesiredState
-from muslin.plan.traffic import TrafficOptions, node_element, plan
+from muslin.plan.traffic import TrafficOptions, node_elements, plan
 
 pytestmark = [
     pytest.mark.kernel,
@@ -86,7 +86,7 @@ def test_elements_come_back_with_a_table_that_somebody_changed(netns: str, kerne
 
 def test_a_bad_element_costs_nobody_else_anything(netns: str, kernel: LinuxKernel) -> None:
     converge(kernel, desired(netns, []))
-    good = [node_element(netns, address) for address in ADDRESSES[:3]]
+    good = list(node_elements(netns, ADDRESSES[:3]))
     bad = NftElement(netns=netns, family="inet", table="muslin", set="nodes4", address="fd00::1")  # too long for it
     results = kernel.apply([Create(good[0]), Create(bad), Create(good[1]), Create(good[2])])
     assert [result.outcome for result in results] == ["done", "failed", "done", "done"]

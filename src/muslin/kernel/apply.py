@@ -114,7 +114,7 @@ def _result(op: Op, answer: Answer, missing: dict[Key, str]) -> OpResult:
         return OpResult(op=op, outcome="done", reason="was gone already")
     if isinstance(op, Create):
         missing |= dict.fromkeys(_keys_of(op), answer.text or os.strerror(answer.errno))
-    return OpResult(op=op, outcome="failed", errno=answer.errno, reason=answer.text)
+    return OpResult.failed(op, answer.errno, answer.text)
 
 
 def _apply_batch(sessions: Sessions, batch: list[tuple[int, Op]]) -> list[Answer]:
@@ -129,7 +129,7 @@ def _apply_batch(sessions: Sessions, batch: list[tuple[int, Op]]) -> list[Answer
     except OSError as error:
         return [Answer(error.errno or errno.ENOENT, "no such network namespace")] * len(ops)
     if isinstance(first.object, NftElement):
-        return nft_sets.apply_elements(netns, ops)
+        return nft_sets.apply_elements(session, ops)
     if _needs_call(first):
         return [_answer(lambda op=op: _apply_by_call(session, op)) for op in ops]  # type: ignore[misc]
     answers = _apply_by_netlink(session, ops)
@@ -165,6 +165,8 @@ def _apply_by_call(session: Session, op: Op) -> str | None:
             return previous
         case NftTable() if isinstance(op, Delete):
             nft.delete_table(op.object)
+        case NftTable() if isinstance(op, Create):
+            nft.create_table(op.object)
         case NftTable():
             nft.replace_table(op.object)
         case Link(name=name):
@@ -235,7 +237,21 @@ def _encode(session: Session, op: Op, open_fds: list[int]) -> Request:
         case Create() | Replace() if isinstance(obj, Link):
             return _encode_link(session, obj, open_fds)
         case Create() | Replace():
-            return _encode_add(session, obj, replace=isinstance(op, Replace))
+            return _encode_add(session, obj, replace=isinstance(op, Replace), exclusive=_is_exclusive(op))
+
+
+def _is_exclusive(op: Op) -> bool:
+    """Whether an entry of others is known to hold the key, so that the kernel shall refuse.
+
+    Otherwise what the kernel learned or failed to learn itself (a FAILED neighbour) gives way: it holds the key, too,
+    but is not observed.
+    """
+    return isinstance(op, Create) and op.against is not None
+
+
+def _is_group(mac: str) -> bool:
+    """Whether entries of this MAC, zero or multicast, can have many destinations, and so cannot be replaced."""
+    return mac == "00:00:00:00:00:00" or bool(int(mac[:2], 16) & 1)
 
 
 def _encode_link(session: Session, link: Link, open_fds: list[int]) -> Request:
@@ -275,7 +291,7 @@ def _encode_set_link(session: Session, op: SetLink) -> Request:
             return rtnetlink.link_set(ifindex, up=link.up)
 
 
-def _encode_add(session: Session, obj: AnyObject, replace: bool) -> Request:
+def _encode_add(session: Session, obj: AnyObject, replace: bool, exclusive: bool) -> Request:
     match obj:
         case Address():
             return rtnetlink.address_add(session.ifindex(obj.link), obj.address, no_dad=True, replace=replace)
@@ -293,10 +309,11 @@ def _encode_add(session: Session, obj: AnyObject, replace: bool) -> Request:
         case Rule():
             return _encode_rule(rtnetlink.rule_add, obj)
         case Neighbour():
-            # What the kernel learned or failed to learn itself (a FAILED entry) holds the key, but is not observed.
-            return rtnetlink.neighbour_add(session.ifindex(obj.link), obj.address, obj.mac, replace=True)
+            return rtnetlink.neighbour_add(session.ifindex(obj.link), obj.address, obj.mac, replace=not exclusive)
         case FdbEntry():
-            return rtnetlink.fdb_add(session.ifindex(obj.link), obj.mac, obj.destination, replace=replace)
+            replace = replace or not (exclusive or _is_group(obj.mac))
+            ifindex = session.ifindex(obj.link)
+            return rtnetlink.fdb_add(ifindex, obj.mac, obj.destination, replace=replace, exclusive=exclusive)
     raise TypeError(f"no way to add {type(obj).__name__} by netlink")
 
 

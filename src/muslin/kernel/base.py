@@ -7,14 +7,14 @@ look costs what the question needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
 
-from muslin.model.kernel import FdbEntry, Key, Neighbour, Nexthop, NftElement, NftTable, Rule, Sysctl
+from muslin.model.kernel import FdbEntry, Key, Link, Neighbour, Nexthop, NftElement, NftTable, Rule, Sysctl, Vxlan
 from muslin.model.ops import Op, OpResult
-from muslin.model.state import DesiredState, Owned, Snapshot
+from muslin.model.state import OWN_TABLE, DesiredState, Owned, Snapshot
 
 Witness = Callable[[Op], None]
 """Called ahead of each operation, by people who want to watch, count or pause."""
@@ -26,12 +26,14 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     netns: tuple[str, ...]
     sysctls: frozenset[tuple[str, str]] = frozenset()
     """(namespace, path) of each setting."""
-    nft: frozenset[str] = frozenset()
-    """Namespaces whose packet filter tables are read (some 10 ms each)."""
+    nft: frozenset[tuple[str, str, str]] = frozenset()
+    """(namespace, family, name) of each packet filter table; one that is there takes some 5 ms."""
     nft_sets: frozenset[tuple[str, str, str, str]] = frozenset()
     """(namespace, family, table, set) of each set whose elements are read."""
     neighbours: bool = False
     fdb: bool = False
+    entry_links: frozenset[tuple[str, str]] | None = None
+    """(namespace, link) of the links whose neighbours and forwarding entries these two mean; None for all links."""
     nexthops: bool = False
     rules: bool = False
 
@@ -39,24 +41,50 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, desired: DesiredState, owned: Owned | None = None) -> Scope:
         """Just what a diff of these two needs to see."""
         owned = owned or Owned()
-        kinds = {type(obj) for obj in desired}
-        tags = {str(key[0]) for key in owned.keys}
-        places = dict.fromkeys([*desired.netns_names, *sorted({str(key[1]) for key in (*owned.keys, *owned.sysctls)})])
-        settings = {(obj.netns, obj.name) for obj in desired if isinstance(obj, Sysctl)}
+        tags = {key[0] for key in owned.keys}
+        recorded = sorted({str(key[1]) for key in (*owned.keys, *owned.sysctls)})
+        places = tuple(dict.fromkeys([*desired.netns_names, *recorded]))
+        settings = {(obj.netns, obj.name) for obj in desired.only(Sysctl)}
         settings |= {(str(key[1]), str(key[2])) for key in owned.sysctls}
-        tables = {obj.netns for obj in desired if isinstance(obj, NftTable)}
-        tables |= {str(key[1]) for key in owned.keys if key[0] == "nft"}
-        sets = {(obj.netns, obj.family, obj.table, obj.set) for obj in desired if isinstance(obj, NftElement)}
+        # The last peer's entries have to be seen, too, when no other is wanted any more.
+        vxlans = [link for link in desired.only(Link) if isinstance(link.options, Vxlan)] if owned.marked else []
         return cls(
-            netns=tuple(places),
-            nft_sets=frozenset(sets),
+            netns=places,
+            nft_sets=_sets(desired),
             sysctls=frozenset(settings),
-            nft=frozenset(tables),
-            neighbours=Neighbour in kinds or "neighbour" in tags,
-            fdb=FdbEntry in kinds or "fdb" in tags,
-            nexthops=Nexthop in kinds or "nexthop" in tags or owned.marked,
-            rules=Rule in kinds or "rule" in tags or owned.marked,
+            nft=_tables(desired, owned, places),
+            neighbours=bool(desired.only(Neighbour) or vxlans or "neighbour" in tags),
+            fdb=bool(desired.only(FdbEntry) or vxlans or "fdb" in tags),
+            entry_links=_entry_links(desired, owned, vxlans),
+            nexthops=bool(desired.only(Nexthop) or "nexthop" in tags or owned.marked),
+            rules=bool(desired.only(Rule) or "rule" in tags or owned.marked),
         )
+
+
+def _tables(desired: DesiredState, owned: Owned, places: tuple[str, ...]) -> frozenset[tuple[str, str, str]]:
+    found = {(obj.netns, str(obj.family), obj.name) for obj in desired.only(NftTable)}
+    found |= {(str(netns), str(family), str(name)) for tag, netns, family, name in _tagged(owned, "nft")}
+    if owned.marked:
+        found |= {(netns, *OWN_TABLE) for netns in places}
+    return frozenset(found)
+
+
+def _sets(desired: DesiredState) -> frozenset[tuple[str, str, str, str]]:
+    """Sets that elements are wanted in, and those of a wanted table: what is in them may be wanted no more."""
+    found = {(obj.netns, str(obj.family), obj.table, obj.set) for obj in desired.only(NftElement)}
+    tables = desired.only(NftTable)
+    return frozenset(found | {(obj.netns, obj.family, obj.name, name) for obj in tables for name in obj.address_sets})
+
+
+def _entry_links(desired: DesiredState, owned: Owned, vxlans: Iterable[Link]) -> frozenset[tuple[str, str]]:
+    found = {(obj.netns, obj.link) for obj in desired.only(Neighbour)}
+    found |= {(obj.netns, obj.link) for obj in desired.only(FdbEntry)}
+    found |= {(str(key[1]), str(key[2])) for key in (*_tagged(owned, "neighbour"), *_tagged(owned, "fdb"))}
+    return frozenset(found | {(link.netns, link.name) for link in vxlans})
+
+
+def _tagged(owned: Owned, tag: str) -> Iterator[Key]:
+    return (key for key in owned.keys if key[0] == tag)
 
 
 class Kernel(Protocol):

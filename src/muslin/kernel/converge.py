@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from muslin.kernel.base import Kernel, Scope, Witness
-from muslin.model.kernel import Key, Link, NftTable, Sysctl
+from muslin.model.kernel import AnyObject, Key, Link, NftTable, Sysctl
 from muslin.model.ops import Create, Delete, Op, OpResult, Replace, Report
 from muslin.model.state import DesiredState, Owned, Snapshot
 from muslin.plan.diff import diff
@@ -75,7 +75,7 @@ def _one_pass(
     kernel: Kernel, desired: DesiredState, journal: Journal, witness: Witness | None, one_by_one: bool
 ) -> list[OpResult]:
     observed, ops = plan_ops(kernel, desired, journal.owned)
-    journal.record(_ownership(journal.owned, desired, observed, ops))
+    journal.record(_ownership(journal.owned.with_marks(observed), desired, observed, ops))
     results = kernel.apply(ops, witness, one_by_one=one_by_one)
     _record_outcome(journal, desired, results)
     return results
@@ -86,17 +86,28 @@ def _ownership(owned: Owned, desired: DesiredState, observed: Snapshot, ops: Ite
 
     What stands already is not ours, even if it serves us and we change it: it may be somebody else's.
     """
-    made = {key for op in ops if isinstance(op, Create) for key in op.made_keys if key not in observed.objects}
-    made |= {op.key for op in ops if isinstance(op, Replace)}
-    fresh = [obj for obj in desired if obj.key in made]
-    roots = owned.keys | {obj.key for obj in fresh if isinstance(obj, Link | NftTable)}
+    fresh = _fresh(desired.by_key, observed, ops)
+    roots = owned.keys | {key for key, obj in fresh.items() if isinstance(obj, Link | NftTable)}
     marks = Owned(keys=roots, marked=owned.marked)
-    keys = roots | {obj.key for obj in fresh if not marks.covers(obj)}
+    keys = roots | {key for key, obj in fresh.items() if not marks.covers(obj)}
     sysctls = dict(owned.sysctls)
     for op in ops:
         if isinstance(op, Replace) and isinstance(op.before, Sysctl):
             sysctls.setdefault(op.key, op.before.value)
     return Owned(keys=keys, sysctls=sysctls, marked=owned.marked)
+
+
+def _fresh(wanted: dict[Key, AnyObject], observed: Snapshot, ops: Iterable[Op]) -> dict[Key, AnyObject]:
+    """What is about to be made, also what is wanted only for a moment, and what takes the place of another."""
+    found: dict[Key, AnyObject] = {}
+    for op in ops:
+        if isinstance(op, Replace):
+            found[op.key] = op.object
+        elif isinstance(op, Create):
+            for key in op.made_keys:
+                if key not in observed.objects:
+                    found[key] = wanted.get(key, op.object)
+    return found
 
 
 def _record_outcome(journal: Journal, desired: DesiredState, results: list[OpResult]) -> None:

@@ -26,6 +26,7 @@ from muslin.model.kernel import (
     Neighbour,
     Netns,
     Nexthop,
+    NftElement,
     NftTable,
     Route,
     Rule,
@@ -58,7 +59,8 @@ class FakeKernel:
 
     def observe(self, scope: Scope) -> Snapshot:
         """See ``Kernel.observe``."""
-        seen = [obj for obj in self.objects.values() if obj.netns in scope.netns and self._in_scope(obj, scope)]
+        inside = (obj for obj in self.objects.values() if obj.netns in scope.netns and self._in_scope(obj, scope))
+        seen = [_with_unknown_end(obj, scope) for obj in inside]
         for netns, name in scope.sysctls:
             setting = Sysctl(netns=netns, name=name, value="")
             if all(key in self.objects for key in setting.requires):
@@ -68,16 +70,18 @@ class FakeKernel:
     @staticmethod
     def _in_scope(obj: AnyObject, scope: Scope) -> bool:
         match obj:
-            case Neighbour():
-                return scope.neighbours
-            case FdbEntry():
-                return scope.fdb
+            case Neighbour() | FdbEntry():
+                place = (obj.netns, obj.link)
+                asked = scope.neighbours if isinstance(obj, Neighbour) else scope.fdb
+                return asked and (scope.entry_links is None or place in scope.entry_links)
             case Nexthop():
                 return scope.nexthops
             case Rule():
                 return scope.rules
             case NftTable():
-                return obj.netns in scope.nft
+                return (obj.netns, obj.family, obj.name) in scope.nft
+            case NftElement():
+                return (obj.netns, obj.family, obj.table, obj.set) in scope.nft_sets
         return True
 
     def apply(self, ops: Sequence[Op], witness: Witness | None = None, *, one_by_one: bool = False) -> list[OpResult]:
@@ -97,8 +101,7 @@ class FakeKernel:
             if number and isinstance(op, Create):
                 missing.update(op.made_keys)
             if number:
-                reason = os.strerror(number)
-                results.append(OpResult(op=op, outcome="failed", errno=number, reason=reason))
+                results.append(OpResult.failed(op, number, os.strerror(number)))
             else:
                 results.append(OpResult(op=op, outcome="done", previous=previous))
         return results
@@ -196,7 +199,7 @@ class FakeKernel:
                 del self._sysctls[setting]
         if isinstance(obj, Link) and isinstance(obj.options, Veth):
             self._remove(link_key(obj.options.peer_netns, obj.options.peer))
-        if isinstance(obj, Link | Nexthop):
+        if isinstance(obj, Link | Nexthop | NftTable):
             self._remove_where(lambda other: key in other.requires)
             self._free_ports(key)
 
@@ -208,3 +211,10 @@ class FakeKernel:
     def _remove_where(self, condition: Callable[[AnyObject], bool]) -> None:
         for key in [key for key, obj in self.objects.items() if condition(obj)]:
             self._remove(key)
+
+
+def _with_unknown_end(obj: AnyObject, scope: Scope) -> AnyObject:
+    """A veth end whose other end lies in a namespace that is not looked at does not say where."""
+    if isinstance(obj, Link) and isinstance(obj.options, Veth) and obj.options.peer_netns not in scope.netns:
+        return msgspec.structs.replace(obj, options=Veth(peer_netns="", peer=""))
+    return obj

@@ -6,44 +6,54 @@ some, it names them; the batch then goes again without those, so that one bad el
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 from muslin.kernel.netlink import Answer, NetlinkSocket
+from muslin.kernel.sessions import Session
 from muslin.model.kernel import NftElement
 from muslin.model.ops import Delete, Op
 from muslin.wire import nftables
 from muslin.wire.rtnetlink import Request
 
-NETLINK_NETFILTER = 12  # uapi/linux/netlink.h
 ELEMENTS_PER_BATCH = 1000
+# No such table; and a kernel without nftables: no such protocol, no such subsystem (nfnetlink_rcv_msg), or family.
+NO_TABLE_ERRNOS = (errno.ENOENT, errno.EPROTONOSUPPORT, errno.EINVAL, errno.EOPNOTSUPP)
 
 
-def read_elements(netns: str, family: str, table: str, name: str) -> list[NftElement]:
-    """All addresses in a set; none when there is no such set."""
-    conversation = NetlinkSocket(netns, NETLINK_NETFILTER)
+def has_table(session: Session, family: str, table: str) -> bool:
+    """Whether there is a table of this name, whatever is in it."""
     try:
-        messages = conversation.dump(nftables.element_dump(family, table, name))
-    except FileNotFoundError:
+        session.netfilter.ask(nftables.table_get(family, table))
+    except OSError as error:
+        if error.errno not in NO_TABLE_ERRNOS:
+            raise
+        return False
+    return True
+
+
+def read_elements(session: Session, family: str, table: str, name: str) -> list[NftElement]:
+    """All addresses in a set; none when there is no such set."""
+    try:
+        messages = session.netfilter.dump(nftables.element_dump(family, table, name))
+    except OSError as error:
+        if error.errno not in NO_TABLE_ERRNOS:
+            raise
         return []
-    finally:
-        conversation.close()
     return [
-        NftElement(netns=netns, family=family, table=table, set=name, address=address)  # type: ignore[arg-type]
+        NftElement(netns=session.netns, family=family, table=table, set=name, address=address)  # type: ignore[arg-type]
         for message in messages
         for address in nftables.parse_elements(message)
     ]
 
 
-def apply_elements(netns: str, ops: Sequence[Op]) -> list[Answer]:
+def apply_elements(session: Session, ops: Sequence[Op]) -> list[Answer]:
     """Add or delete the elements of these operations; one answer each, in order."""
-    conversation = NetlinkSocket(netns, NETLINK_NETFILTER)
-    try:
-        answers: list[Answer] = []
-        for start in range(0, len(ops), ELEMENTS_PER_BATCH):
-            answers += _apply_batch(conversation, [_encode(op) for op in ops[start : start + ELEMENTS_PER_BATCH]])
-        return answers
-    finally:
-        conversation.close()
+    answers: list[Answer] = []
+    for start in range(0, len(ops), ELEMENTS_PER_BATCH):
+        requests = [_encode(op) for op in ops[start : start + ELEMENTS_PER_BATCH]]
+        answers += _apply_batch(session.netfilter, requests)
+    return answers
 
 
 def _encode(op: Op) -> Request:

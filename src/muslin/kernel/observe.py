@@ -68,11 +68,12 @@ def observe(sessions: Sessions, scope: Scope) -> Snapshot:
     for netns, records in links.items():
         objects += _link_objects(netns, records, peers)
     objects += _observe_sysctls(sessions, scope, set(links))
-    for netns in scope.nft & set(links):
-        objects += nft.read_tables(netns)
+    for netns, family, table in scope.nft:
+        if netns in links and (found := nft.read_table(sessions.get(netns), family, table)):
+            objects.append(found)
     for netns, family, table, name in scope.nft_sets:
         if netns in links:
-            objects += nft_sets.read_elements(netns, family, table, name)
+            objects += nft_sets.read_elements(sessions.get(netns), family, table, name)
     return Snapshot.of(objects)
 
 
@@ -88,12 +89,20 @@ def _observe_tables(session: Session, scope: Scope, names: dict[int, str]) -> It
     requests = [rtnetlink.address_dump(), rtnetlink.route_dump(0)]
     requests += [rtnetlink.nexthop_dump()] if scope.nexthops else []
     requests += [rtnetlink.rule_dump(0)] if scope.rules else []
-    requests += [rtnetlink.neighbour_dump(0)] if scope.neighbours else []
-    requests += [rtnetlink.fdb_dump()] if scope.fdb else []
+    for ifindex in _entry_ifindexes(netns, scope, names):
+        requests += [rtnetlink.neighbour_dump(0, ifindex)] if scope.neighbours else []
+        requests += [rtnetlink.fdb_dump(ifindex)] if scope.fdb else []
     for request in requests:
         for record in _dump(session, request):
             if (obj := _object_of(netns, record, names)) is not None:
                 yield obj
+
+
+def _entry_ifindexes(netns: str, scope: Scope, names: dict[int, str]) -> list[int]:
+    """The links to ask for entries of; 0 stands for all."""
+    if scope.entry_links is None:
+        return [0]
+    return [ifindex for ifindex, name in names.items() if (netns, name) in scope.entry_links]
 
 
 def _object_of(netns: str, record: object, names: dict[int, str]) -> AnyObject | None:
@@ -116,7 +125,7 @@ def _object_of(netns: str, record: object, names: dict[int, str]) -> AnyObject |
         case NeighbourRecord() if record.state & NUD_PERMANENT and record.mac:
             link = names.get(record.ifindex, "")
             return Neighbour(netns=netns, link=link, address=record.address, mac=record.mac)
-        case FdbRecord() if record.destination:
+        case FdbRecord() if record.state & NUD_PERMANENT and record.destination:
             link = names.get(record.ifindex, "")
             return FdbEntry(netns=netns, link=link, mac=record.mac, destination=record.destination)
     return None

@@ -11,7 +11,7 @@ import errno
 import os
 
 from muslin.kernel import netns as netns_door
-from muslin.kernel.netlink import NetlinkSocket
+from muslin.kernel.netlink import NETLINK_NETFILTER, NetlinkSocket
 from muslin.kernel.sysctl import SysctlDirectory
 from muslin.wire import rtnetlink
 from muslin.wire.rtnetlink import LinkRecord
@@ -24,6 +24,7 @@ class Session:
         self.netns = netns
         self.inode = inode
         self.netlink = NetlinkSocket(netns)
+        self._netfilter: NetlinkSocket | None = None
         self._sysctl: SysctlDirectory | None = None
         self._ifindex: dict[str, int] = {}
 
@@ -33,6 +34,13 @@ class Session:
         if self._sysctl is None:
             self._sysctl = SysctlDirectory(self.netns)
         return self._sysctl
+
+    @property
+    def netfilter(self) -> NetlinkSocket:
+        """The conversation about nftables, opened on first use."""
+        if self._netfilter is None:
+            self._netfilter = NetlinkSocket(self.netns, NETLINK_NETFILTER)
+        return self._netfilter
 
     def links(self) -> list[LinkRecord]:
         """All links, fresh; their numbers are remembered."""
@@ -57,6 +65,8 @@ class Session:
     def close(self) -> None:
         """Close all doors."""
         self.netlink.close()
+        if self._netfilter is not None:
+            self._netfilter.close()
         if self._sysctl is not None:
             self._sysctl.close()
 

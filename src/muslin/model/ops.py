@@ -12,13 +12,17 @@ from typing import Literal
 
 import msgspec
 
-from muslin.model.kernel import AnyObject, Key, Link, LinkAttribute, Veth, link_key
+from muslin.model.kernel import AnyObject, Key, Link, LinkAttribute, NftTable, Veth, inside, link_key
 
 
 class Create(msgspec.Struct, frozen=True, tag=True):
-    """Add an object that is not there."""
+    """Add an object that is not there; the kernel refuses where its key is held by another one.
+
+    ``against`` is the object of others that does hold it, where that is known: so the attempt changes nothing.
+    """
 
     object: AnyObject
+    against: AnyObject | None = None
 
     @property
     def key(self) -> Key:
@@ -98,6 +102,13 @@ class OpResult(msgspec.Struct, frozen=True, kw_only=True):
     previous: str | None = None
     """For a setting: the value that was overwritten."""
 
+    @classmethod
+    def failed(cls, op: Op, number: int, reason: str) -> OpResult:
+        """The kernel refused; whoever is known to stand in the way is named."""
+        against = op.against if isinstance(op, Create) else None
+        holder = f"held by: {_shown(against)}" if against else ""
+        return cls(op=op, outcome="failed", errno=number, reason="; ".join(filter(None, (reason, holder))))
+
     def describe(self) -> str:
         """One line: the command, and why it did not work."""
         if self.outcome == "done":
@@ -131,6 +142,13 @@ class Report(msgspec.Struct, frozen=True):
     def ok(self) -> bool:
         """Whether everything that was asked for now stands."""
         return len(self.done) == len(self.results)
+
+
+def _shown(obj: AnyObject) -> str:
+    """The command that would have made ``obj``; a table's is too long, so the one that shows it."""
+    if isinstance(obj, NftTable):
+        return inside(obj.netns, f"nft list table {obj.family} {obj.name}")
+    return obj.describe()
 
 
 def describe_all(ops: Iterable[Op]) -> list[str]:

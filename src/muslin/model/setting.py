@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import ClassVar, Literal, Self
 
 from muslin.model.objects import KernelObject, Key, inside, inside_netns, link_key
+
+# Without flags: ranges and elements that time out are more than an address.
+_ADDRESS_SET = re.compile(r"^set (\S+) \{\ntype (ipv4_addr|ipv6_addr)\n\}$", re.MULTILINE)
 
 NftFamily = Literal["ip", "ip6", "inet", "arp", "bridge", "netdev"]
 
@@ -72,6 +76,11 @@ class NftTable(KernelObject, frozen=True, kw_only=True):
     def key(self) -> Key:
         """Namespace, family and table name."""
         return ("nft", self.netns, self.family, self.name)
+
+    @property
+    def address_sets(self) -> dict[str, str]:
+        """The type of each set that holds single addresses, which are objects of their own (``NftElement``)."""
+        return dict(_ADDRESS_SET.findall(self.text))
 
     @property
     def script(self) -> str:

@@ -2,10 +2,12 @@
 
 Theory of operation: ``diff(desired, observed, owned)`` walks the desired objects in order. An object that is missing
 is created; one whose key is held by something else is replaced (links: removed and made again, if they are ours); a
-living link gets only the attributes that differ. Then everything that is ours, is there and is wanted no more is
-deleted. Additions come before deletions, so that a changed network never has a moment with neither the old nor the
-new way. What the kernel removes by itself (all in a deleted namespace, addresses and routes of a deleted link, the
-other end of a deleted veth) gets no operation.
+living link gets only the attributes that differ. On a host that others use too (``Owned.marked``) what holds a wanted
+key and is not ours is not replaced: its creation is tried nevertheless, so that the kernel refuses and the report
+says who is in the way. Then everything that is ours, is there and is wanted no more is deleted. Additions come before
+deletions, so that a changed network never has a moment with neither the old nor the new way. What the kernel removes
+by itself (all in a deleted namespace, addresses and routes of a deleted link, the other end of a deleted veth) gets
+no operation.
 
 The order is that of ``STAGES``: within a stage the order of the desired state is kept.
 """
@@ -21,13 +23,17 @@ from muslin.model.kernel import (
     LINK_ATTRIBUTES,
     Address,
     AnyObject,
+    FdbEntry,
     Key,
     Link,
     Loopback,
+    Neighbour,
     Netns,
+    Nexthop,
     NftTable,
     OtherKind,
     Route,
+    Rule,
     Sysctl,
     Tun,
     Veth,
@@ -35,17 +41,19 @@ from muslin.model.kernel import (
     netns_key,
 )
 from muslin.model.ops import Create, Delete, Op, Replace, SetLink
-from muslin.model.state import DesiredState, Owned, Snapshot
+from muslin.model.state import DesiredState, Owned, Snapshot, is_link_mark
 
 # A link is set up after its addresses: so it never speaks with an address that it is about to change.
 STAGE_LINK_ATTRIBUTES = 12
 STAGE_LINK_UP = 25
 LINK_LOCAL = "fe80:"  # RFC 4291 section 2.5.6
+NOT_TO_BE_TAKEN = Route | Nexthop | Rule | NftTable | FdbEntry | Neighbour
+"""What is somebody's as a whole, other than a setting, an attribute of a link, or an address that is what it says."""
 
 
 def diff(desired: DesiredState, observed: Snapshot, owned: Owned | None = None) -> tuple[Op, ...]:
     """The operations, in order, that make ``observed`` into ``desired`` and leave what is not ``owned`` alone."""
-    owned = owned or Owned()
+    owned = (owned or Owned()).with_marks(observed)
     wanted = desired.by_key
     doomed = _links_in_the_way(wanted, observed, owned)
     living = _without(observed, doomed)
@@ -153,21 +161,26 @@ def _additions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned, s
     for key, obj in wanted.items():
         there = observed.objects.get(key)
         if isinstance(obj, Link):
-            yield from _link_ops(obj, there if isinstance(there, Link) else None, made)
+            yield from _link_ops(obj, there if isinstance(there, Link) else None, made, owned)
+            made.add(key)
         elif there is None:
             yield Replace(obj) if isinstance(obj, Sysctl) else Create(obj)
-        elif key in shaken or not obj.satisfied_by(there):  # type: ignore[arg-type]
+        elif not obj.satisfied_by(there):  # type: ignore[arg-type]
             yield from _replacement(obj, there, owned)
-        made.add(key)
+        elif key in shaken:
+            yield Replace(obj, there)
     yield from _restored_sysctls(wanted, observed, owned)
 
 
 def _replacement(obj: AnyObject, there: AnyObject, owned: Owned) -> Iterator[Op]:
-    """One operation, except where the old object is in the new one's way.
+    """One operation, except where the old object is in the new one's way. Nothing of others is replaced.
 
     IPv6 compares an on-link gateway with the routes that are there, and refuses one that leads to another link
     (ip6_route_check_nh_onlink, net/ipv6/route.c): as the old route to the same subnet does.
     """
+    if owned.marked and isinstance(obj, NOT_TO_BE_TAKEN) and not owned.covers(there):
+        yield Create(obj, against=there)
+        return
     route = obj if isinstance(obj, Route) and isinstance(there, Route) and obj.link != there.link else None
     if route and route.onlink and family_of(route.destination) == 6 and owned.covers(there):
         yield from (Delete(there), Create(obj))
@@ -175,7 +188,9 @@ def _replacement(obj: AnyObject, there: AnyObject, owned: Owned) -> Iterator[Op]
         yield Replace(obj, there)
 
 
-def _link_ops(obj: Link, there: Link | None, made: set[Key]) -> Iterator[Op]:
+def _link_ops(obj: Link, there: Link | None, made: set[Key], owned: Owned) -> Iterator[Op]:
+    # A link of others that serves us must not come to look like one of ours.
+    theirs = owned.marked and there is not None and is_link_mark(obj.alias) and not owned.covers(there)
     if there is None and not isinstance(obj.options, Loopback):
         by_peer = _peer_key(obj) in made
         if not by_peer:
@@ -183,11 +198,13 @@ def _link_ops(obj: Link, there: Link | None, made: set[Key]) -> Iterator[Op]:
         there = _as_created(obj, by_peer)
     elif there is not None and there.options != obj.options and not isinstance(there.options, Loopback):
         # Somebody else's link holds the name: the kernel will refuse, and the report will say so.
-        yield Create(obj)
+        yield Create(obj, against=there)
         return
     for attribute in LINK_ATTRIBUTES:
         wanted = getattr(obj, attribute)
-        if wanted is not None and (there is None or getattr(there, attribute) != wanted):
+        if wanted is None or (there is not None and getattr(there, attribute) == wanted):
+            continue
+        if not (theirs and attribute == "alias"):
             yield SetLink(obj, attribute)
 
 

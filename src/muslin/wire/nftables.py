@@ -1,4 +1,4 @@
-"""Set elements of nftables as netlink messages: values to bytes and back.
+"""Set elements of nftables as netlink messages: values to bytes and back; and whether there is a table.
 
 Theory of operation: tables and rules go through the ``nft`` program as text, whole. A large set that changes often
 cannot: the program reads it whole before it changes one element. So elements have messages of their own. Changes to
@@ -24,13 +24,16 @@ from muslin.wire.rtnetlink_values import Request, pack_address, unpack_address
 FAMILY_NUMBERS = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}  # NFPROTO_*
 
 SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+GET_TABLE = SUBSYSTEM << 8 | 1  # NFT_MSG_GETTABLE
 BATCH_BEGIN = 0x10  # NFNL_MSG_BATCH_BEGIN
 BATCH_END = 0x11  # NFNL_MSG_BATCH_END
 NEW_ELEMENT = SUBSYSTEM << 8 | 12  # NFT_MSG_NEWSETELEM
 GET_ELEMENT = SUBSYSTEM << 8 | 13
 DELETE_ELEMENT = SUBSYSTEM << 8 | 14
 
-# enum nft_set_elem_list_attributes, nft_set_elem_attributes, nft_data_attributes, nft_list_attributes
+# enum nft_table_attributes, nft_set_elem_list_attributes, nft_set_elem_attributes, nft_data_attributes,
+# nft_list_attributes
+TABLE_NAME = 1
 ELEM_LIST_TABLE = 1
 ELEM_LIST_SET = 2
 ELEM_LIST_ELEMENTS = 3
@@ -44,6 +47,12 @@ _HEADER = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
 def batch_edge(kind: int) -> Request:
     """The message that begins or ends a batch."""
     return Request(kind, 0, _HEADER.pack(0, 0, SUBSYSTEM))
+
+
+def table_get(family: str, table: str) -> Request:
+    """Ask for one table, without what is in it; ENOENT when there is none of this name."""
+    payload = _HEADER.pack(FAMILY_NUMBERS[family], 0, 0) + encode_attribute(TABLE_NAME, table.encode() + b"\0")
+    return Request(GET_TABLE, 0, payload)
 
 
 def element_add(family: str, table: str, set_name: str, address: str) -> Request:

@@ -18,6 +18,7 @@ from muslin.wire.netlink import (
     NLM_F_EXCL,
     NLM_F_REPLACE,
     encode_attribute,
+    encode_u32,
     pack,
     parse_attributes,
     read_number,
@@ -41,6 +42,7 @@ from muslin.wire.rtnetlink_values import (
 
 # linux/neighbour.h
 NDA_DST = 1
+NDA_IFINDEX = 8
 NDA_LLADDR = 2
 NDA_MASTER = 9
 NDA_VLAN = 5
@@ -95,18 +97,23 @@ def neighbour_delete(ifindex: int, address: str) -> Request:
     return Request(RTM_DELNEIGH, 0, _encode_neighbour(ifindex, address))
 
 
-def neighbour_dump(family: int = 0) -> Request:
-    """Ask for the neighbours of a family, or (0) of all."""
-    return Request(RTM_GETNEIGH, NLM_F_DUMP, pack(_HEADER, _WHAT, family, 0, 0, 0, 0))
+def neighbour_dump(family: int = 0, ifindex: int = 0) -> Request:
+    """Ask for the neighbours of a family, or (0) of all, on one device or (0) on all.
+
+    `ifindex` is obeyed only on a socket with NETLINK_GET_STRICT_CHK, which wants it in an attribute.
+    """
+    device = encode_u32(NDA_IFINDEX, ifindex) if ifindex else b""
+    return Request(RTM_GETNEIGH, NLM_F_DUMP, pack(_HEADER, _WHAT, family, 0, 0, 0, 0) + device)
 
 
-def fdb_add(ifindex: int, mac: str, destination: str, *, replace: bool = False) -> Request:
+def fdb_add(ifindex: int, mac: str, destination: str, *, replace: bool = False, exclusive: bool = False) -> Request:
     """Send frames for `mac` on a vxlan device to the host `destination`.
 
     Appending (the default) adds a further destination to the all-zero or a multicast MAC address; `replace`
-    moves a unicast MAC address, and is refused for the others (EOPNOTSUPP).
+    moves a unicast MAC address, and is refused for the others (EOPNOTSUPP); `exclusive` is refused for a MAC
+    address that has an entry (EEXIST).
     """
-    flags = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_APPEND)
+    flags = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL if exclusive else NLM_F_APPEND)
     return Request(RTM_NEWNEIGH, flags, _encode_fdb(ifindex, mac, destination))
 
 
@@ -115,9 +122,12 @@ def fdb_delete(ifindex: int, mac: str, destination: str | None = None) -> Reques
     return Request(RTM_DELNEIGH, 0, _encode_fdb(ifindex, mac, destination))
 
 
-def fdb_dump() -> Request:
-    """Ask for all forwarding entries, of bridges and of vxlan devices."""
-    return Request(RTM_GETNEIGH, NLM_F_DUMP, pack(_HEADER, _WHAT, AF_BRIDGE, 0, 0, 0, 0))
+def fdb_dump(ifindex: int = 0) -> Request:
+    """Ask for all forwarding entries, of bridges and of vxlan devices, or for those of one device.
+
+    `ifindex` is obeyed only on a socket with NETLINK_GET_STRICT_CHK.
+    """
+    return Request(RTM_GETNEIGH, NLM_F_DUMP, pack(_HEADER, _WHAT, AF_BRIDGE, ifindex, 0, 0, 0))
 
 
 def parse_neighbour(payload: bytes) -> NeighbourRecord | FdbRecord | None:

@@ -21,6 +21,7 @@ from muslin.model.kernel import (
     Neighbour,
     Netns,
     Nexthop,
+    NftElement,
     NftTable,
     Route,
     Rule,
@@ -165,7 +166,9 @@ def test_a_look_holds_just_what_was_asked_for(kernel: FakeKernel) -> None:
     plain = kernel.observe(Scope(netns=("n1",))).objects
     assert {key[0] for key in plain} == {"netns", "link", "address"}
     assert not [key for key in plain if key[1] == "n2"]
-    full = Scope(netns=("n1",), nft=frozenset({"n1"}), neighbours=True, fdb=True, nexthops=True, rules=True)
+    full = Scope(
+        netns=("n1",), nft=frozenset({("n1", "ip", "t")}), neighbours=True, fdb=True, nexthops=True, rules=True
+    )
     assert set(kernel.observe(full).objects) - set(plain) == {obj.key for obj in more}
     assert kernel.observe(Scope(netns=("nowhere",))).objects == {}
 
@@ -181,7 +184,7 @@ def test_faults_can_be_played(kernel: FakeKernel) -> None:
 
 def test_the_scope_is_as_large_as_the_question() -> None:
     plain = Scope.of(DesiredState((A, B, BRIDGE, ADDRESS)))
-    assert plain == Scope(netns=("n1", "n2"))
+    assert plain == Scope(netns=("n1", "n2"), entry_links=frozenset())
     rich = Scope.of(
         DesiredState(
             (
@@ -192,7 +195,7 @@ def test_the_scope_is_as_large_as_the_question() -> None:
         )
     )
     assert set(rich.netns) == {"n1", "n2", ""}
-    assert (rich.nft, rich.sysctls) == (frozenset({"n2"}), frozenset({("", "net/ipv4/ip_forward")}))
+    assert (rich.nft, rich.sysctls) == (frozenset({("n2", "ip", "t")}), frozenset({("", "net/ipv4/ip_forward")}))
     assert (rich.fdb, rich.neighbours, rich.nexthops, rich.rules) == (True, False, False, False)
 
 
@@ -208,10 +211,47 @@ def test_the_scope_holds_what_we_own_also_where_nothing_is_desired() -> None:
     scope = Scope.of(DesiredState(), Owned(frozenset(keys), {setting.key: "0"}))
     assert set(scope.netns) == {"n1", "n3", "n4", "", "n5"}
     assert scope.sysctls == {("n3", "net/ipv4/ip_forward")}
-    assert scope.nft == {"n5"}
+    assert scope.nft == {("n5", "ip", "t")}
     assert (scope.nexthops, scope.rules, scope.neighbours, scope.fdb) == (True, True, True, False)
 
 
 def test_marks_are_looked_for_where_they_count() -> None:
-    scope = Scope.of(DesiredState(), Owned(marked=True))
+    vxlan = Link(netns="n1", name="vx", options=Vxlan(vni=1, local="10.0.0.1"))
+    state = DesiredState((vxlan, Link(netns="n1", name="br0", options=Bridge())))
+    scope = Scope.of(state, Owned(marked=True))
     assert (scope.nexthops, scope.rules) == (True, True)
+    assert scope.nft == {("n1", "inet", "muslin")}
+    # The last peer's entries are still there when no other is wanted.
+    assert (scope.neighbours, scope.fdb, scope.entry_links) == (True, True, frozenset({("n1", "vx")}))
+    plain = Scope.of(state)
+    assert (plain.nft, plain.neighbours, plain.fdb) == (frozenset(), False, False)
+
+
+def test_only_links_that_can_have_entries_of_ours_are_asked_for_them() -> None:
+    entry = FdbEntry(netns="n1", link="a", mac=MAC, destination="10.0.0.9")
+    recorded = Neighbour(netns="n2", link="b", address="::1", mac=MAC)
+    scope = Scope.of(DesiredState((A, B, BRIDGE, entry)), Owned(frozenset({recorded.key, BRIDGE.key})))
+    assert scope.entry_links == frozenset({("n1", "a"), ("n2", "b")})
+
+
+def test_the_sets_of_a_wanted_table_are_read_also_when_nothing_is_wanted_in_them() -> None:
+    text = "set one {\ntype ipv4_addr\n}\nset two {\ntype ipv4_addr\nflags interval\n}\nchain c {\n}"
+    table = NftTable(netns="n1", family="ip", name="t", text=text)
+    element = NftElement(netns="n1", family="ip", table="other", set="s", address="10.0.0.1")
+    scope = Scope.of(DesiredState((table, element)))
+    assert scope.nft == {("n1", "ip", "t")}
+    assert scope.nft_sets == {("n1", "ip", "t", "one"), ("n1", "ip", "other", "s")}
+
+
+def test_the_far_end_of_a_cable_is_unknown_when_its_namespace_is_not_looked_at(kernel: FakeKernel) -> None:
+    seen = kernel.observe(Scope(netns=("n1",))).objects[A.key]
+    assert isinstance(seen, Link)
+    assert seen.options == Veth(peer_netns="", peer="")
+    assert kernel.observe(Scope(netns=("n1", "n2"))).objects[A.key] == link_at(kernel, "n1", "a")
+
+
+def test_a_table_takes_its_elements_along(kernel: FakeKernel) -> None:
+    table = NftTable(netns="n1", family="ip", name="t", text="set s {\ntype ipv4_addr\n}")
+    element = NftElement(netns="n1", family="ip", table="t", set="s", address="10.0.0.1")
+    kernel.apply([Create(table), Create(element), Delete(table)])
+    assert element.key not in kernel.objects

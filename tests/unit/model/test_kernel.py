@@ -373,3 +373,17 @@ def test_unknown_kinds_and_fields_of_the_wrong_type_are_refused() -> None:
     for text in ('{"type":"Cat","netns":""}', '{"type":"Netns","netns":3}', '{"type":"Address","netns":""}'):
         with pytest.raises(msgspec.ValidationError):
             msgspec.json.decode(text, type=AnyObject)
+
+
+def test_only_sets_of_single_addresses_are_sets_of_elements() -> None:
+    blocks = [
+        "set nodes4 {\ntype ipv4_addr\n}",
+        "set nodes6 {\ntype ipv6_addr\n}",
+        "set ranges {\ntype ipv4_addr\nflags interval\n}",
+        "set ports {\ntype inet_service\n}",
+        "map m {\ntype ipv4_addr : verdict\n}",
+        'chain c {\nip saddr @nodes4 counter drop comment "set x {"\n}',
+    ]
+    table = NftTable(netns="", family="inet", name="t", text="\n".join(blocks))
+    assert table.address_sets == {"nodes4": "ipv4_addr", "nodes6": "ipv6_addr"}
+    assert msgspec.structs.replace(table, text="").address_sets == {}

@@ -21,6 +21,7 @@ OPS: list[tuple[Op, str]] = [
         Replace(Sysctl(netns="n1", name="net/ipv4/ip_forward", value="1")),
         "ip netns exec n1 sysctl -q -w net.ipv4.ip_forward=1",
     ),
+    (Create(ROUTE, against=OLD_ROUTE), "ip -n n1 route add fd16::/64 via fd10::2"),
     (SetLink(BRIDGE, "mtu"), "ip -n n1 link set br0 mtu 1400"),
     (SetLink(BRIDGE, "up"), "ip -n n1 link set br0 up"),
     (Delete(Address(netns="", link="br0", address="10.0.0.1/8")), "ip addr del 10.0.0.1/8 dev br0"),
@@ -54,6 +55,21 @@ def test_a_failed_script_is_named_by_its_first_line() -> None:
     table = NftTable(netns="", family="ip", name="t", text="chain c {\n}")
     failed = OpResult(op=Create(table), outcome="failed", reason="nft refused")
     assert failed.describe() == "nft -f - <<'END': failed: nft refused"
+
+
+def test_a_refused_creation_names_who_is_in_the_way_where_that_is_known() -> None:
+    theirs = Route(netns="n1", destination="fd16::/64", via="fd10::9", protocol=4)
+    failed = OpResult.failed(Create(ROUTE, against=theirs), errno.EEXIST, "")
+    assert failed.describe() == (
+        "ip -n n1 route add fd16::/64 via fd10::2: failed: File exists: "
+        "held by: ip -n n1 route add fd16::/64 via fd10::9 proto 4"
+    )
+    table = NftTable(netns="", family="ip", name="t", text="chain c {\n}")
+    assert OpResult.failed(Create(table, against=table), errno.EEXIST, "nft refused").reason == (
+        "nft refused; held by: nft list table ip t"
+    )
+    assert OpResult.failed(Create(ROUTE), errno.EEXIST, "no").reason == "no"
+    assert OpResult.failed(Delete(ROUTE), errno.EPERM, "").reason == ""
 
 
 def test_a_report_is_ok_when_everything_is_done() -> None:

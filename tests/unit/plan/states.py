@@ -54,7 +54,14 @@ FOREIGN: tuple[AnyObject, ...] = (
     NftTable(netns="", family="ip", name="theirs", text="chain c {\n}"),
 )
 EVERYTHING = Scope(
-    netns=("", "n1", "n2"), nft=frozenset(("", "n1", "n2")), neighbours=True, fdb=True, nexthops=True, rules=True
+    netns=("", "n1", "n2"),
+    nft=frozenset(
+        (netns, family, name) for netns in ("", "n1", "n2") for family, name in (("ip", "theirs"), ("inet", "ours"))
+    ),
+    neighbours=True,
+    fdb=True,
+    nexthops=True,
+    rules=True,
 )
 
 

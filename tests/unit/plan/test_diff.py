@@ -21,6 +21,7 @@ from muslin.model.kernel import (
     Neighbour,
     Netns,
     Nexthop,
+    NftElement,
     NftTable,
     OtherKind,
     Route,
@@ -212,7 +213,8 @@ def test_a_foreign_link_that_holds_our_name_is_not_removed_and_nothing_is_done_t
     foreign = Link(netns="", name="br0", options=OtherKind(kind="bond"), up=False)
     ours = Link(netns="", name="br0", options=Bridge(), mtu=1400, up=True)
     # The creation will be refused (EEXIST), and the report says so.
-    assert diff(desired(ours), seen(foreign)) == (Create(ours),)
+    there = seen(foreign).objects[foreign.key]
+    assert diff(desired(ours), seen(foreign)) == (Create(ours, against=there),)
 
 
 def test_a_veth_to_another_place_goes_once_whichever_end_is_in_the_way() -> None:
@@ -299,6 +301,71 @@ def test_marked_routes_are_ours_where_marks_count() -> None:
     ours = Route(netns="", destination="10.1.0.0/16", link="eth0", protocol=PROTOCOL_MUSLIN)
     theirs = Route(netns="", destination="10.2.0.0/16", link="eth0")
     assert diff(DesiredState(), seen(FOREIGN[0], ours, theirs), Owned(marked=True)) == (Delete(ours),)
+
+
+FOREIGN_AND_WANTED: list[tuple[AnyObject, AnyObject]] = [
+    (
+        Route(netns="", destination="10.1.0.0/16", via="192.0.2.8", link="eth0", protocol=4),
+        Route(netns="", destination="10.1.0.0/16", via="192.0.2.9", link="eth0", protocol=PROTOCOL_MUSLIN),
+    ),
+    (
+        Nexthop(netns="", id=1, link="eth0", via="192.0.2.8", protocol=4),
+        Nexthop(netns="", id=1, link="eth0", via="192.0.2.9"),
+    ),
+    (
+        Neighbour(netns="", link="eth0", address="192.0.2.8", mac=MAC),
+        Neighbour(netns="", link="eth0", address="192.0.2.8", mac="02:00:00:00:00:02"),
+    ),
+    (
+        FdbEntry(netns="", link="eth0", mac=MAC, destination="192.0.2.8"),
+        FdbEntry(netns="", link="eth0", mac=MAC, destination="192.0.2.9"),
+    ),
+    (
+        NftTable(netns="", family="inet", name="theirs", text="chain c {\n}"),
+        NftTable(netns="", family="inet", name="theirs", text=""),
+    ),
+]
+
+
+@pytest.mark.parametrize(("theirs", "wanted"), FOREIGN_AND_WANTED)
+def test_what_is_somebody_elses_is_never_replaced_where_marks_count(theirs: AnyObject, wanted: AnyObject) -> None:
+    observed = seen(FOREIGN[0], theirs)
+    assert diff(desired(wanted), observed, Owned(marked=True)) == (Create(wanted, against=theirs),)
+    assert diff(desired(wanted), observed) == (Replace(wanted, theirs),), "a lab has its namespaces to itself"
+    recorded = Owned(frozenset({theirs.key}), marked=True)
+    assert diff(desired(wanted), observed, recorded) == (Replace(wanted, theirs),)
+
+
+def test_what_carries_our_mark_is_ours_without_a_record() -> None:
+    marked = Link(netns="", name="vx", options=Vxlan(vni=1, local="10.0.0.1"), alias="muslin: vxlan", up=True)
+    things: list[AnyObject] = [
+        marked,
+        Address(netns="", link="vx", address="10.1.0.0/32"),
+        FdbEntry(netns="", link="vx", mac=MAC, destination="10.0.0.2"),
+        NftTable(netns="", family="inet", name="muslin", text="chain c {\n}"),
+        NftElement(netns="", family="inet", table="muslin", set="nodes4", address="10.0.0.2"),
+    ]
+    observed = seen(*FOREIGN, *things)
+    table, element = things[-2:]
+    assert words(diff(DesiredState(), observed, Owned(marked=True))) == ["Delete nft ", "Delete link vx"]
+    assert diff(desired(marked, table), observed, Owned(marked=True)) == (
+        Delete(element),
+        Delete(things[2]),
+        Delete(things[1]),
+    )
+    moved = msgspec.structs.replace(things[2], destination="10.0.0.3")
+    assert diff(desired(moved, *things), observed, Owned(marked=True)) == ()
+    assert diff(desired(*things, moved), observed, Owned(marked=True)) == (Replace(moved, things[2]),)
+
+
+def test_a_link_of_others_that_serves_us_does_not_get_our_mark() -> None:
+    bridge = Link(netns="", name="br0", options=Bridge(), alias="muslin: bridge", up=True)
+    theirs = msgspec.structs.replace(bridge, alias="", up=False)
+    marked = Owned(marked=True)
+    assert diff(desired(bridge), seen(theirs), marked) == (SetLink(bridge, "up"),)
+    assert words(diff(desired(bridge), Snapshot(), marked))[1:] == ["SetLink link br0 alias", "SetLink link br0 up"]
+    ours = Owned(frozenset({bridge.key}), marked=True)
+    assert words(diff(desired(bridge), seen(theirs), ours)) == ["SetLink link br0 alias", "SetLink link br0 up"]
 
 
 # ---- settings --------------------------------------------------------------------------------------------

@@ -41,6 +41,12 @@ def test_an_element_message_is_what_the_header_files_say() -> None:
     )
 
 
+def test_a_table_is_asked_for_by_family_and_name() -> None:
+    request = nftables.table_get("inet", "muslin")
+    assert request.kind == 10 << 8 | 1
+    assert request.payload.hex() == "01000000" + "0b0001006d75736c696e0000"
+
+
 def test_a_batch_names_the_subsystem_at_both_ends() -> None:
     assert nftables.batch_edge(nftables.BATCH_BEGIN).payload == b"\0\0\0\x0a"
 
