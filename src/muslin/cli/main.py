@@ -76,6 +76,11 @@ class LazyGroup(click.Group):
             "muslin.cli.lab:lab",
             "Networks of containers on this machine: raise, check, explore, remove.",
         ),
+        "agent": ("muslin.cli.agent:agent", "The daemon that connects this host's containers with all others'."),
+        "status": ("muslin.cli.status:status", "How the agent of this host is, whom it reaches, and what is wrong."),
+        "uninstall": ("muslin.cli.uninstall:uninstall", "Remove all that an agent made on this host."),
+        "network": ("muslin.cli.network:network", "The network's configuration and leases, in the store."),
+        "config": ("muslin.cli.config:config", "The agent's settings, and where each comes from."),
         "completion": ("muslin.cli.completion:completion", "Print the completion script of a shell."),
     },
 )
