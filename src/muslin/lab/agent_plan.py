@@ -30,6 +30,7 @@ NetnsOf = Callable[[str], str]
 """The namespace of a place of the lab."""
 
 AGENT_BRIDGE = "br0"
+RENEW_SHARE = 3  # an agent renews when this part of a lease is left: two more tries would do
 ETCD_MEMBERS = 3  # the fewest that go on working without one of them
 ETCD_NUMBER = 251  # of the first member's address in its segment: clear of nodes, which end with 250 in a /24
 ETCD_LINK = "eth0"
@@ -134,6 +135,7 @@ def _agent(directory: str, topology: Topology, config: NetworkConfig, node: Node
         "subnet-file": f"{run}/subnet.env",
         "log-level": "info",
         "lease-ttl": str(topology.agents.lease_ttl_s),
+        "lease-renew-margin": str(topology.agents.lease_ttl_s // RENEW_SHARE),
     }
     words = [word for name, value in settings.items() for word in (f"--{name}", value)]
     env = SubnetEnv(networks=config.networks, subnets=node.subnets, mtu=_container_mtu(topology, config, node))

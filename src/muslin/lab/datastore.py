@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import os
 import platform
 import shutil
 from http import HTTPStatus
@@ -58,7 +59,8 @@ def etcd_environment() -> dict[str, str]:
     Its makers do not test those, so the one in hand has to be named, in Go's way.
     """
     machine = platform.machine()
-    return {} if machine == "x86_64" else {"ETCD_UNSUPPORTED_ARCH": {"aarch64": "arm64"}.get(machine, machine)}
+    named = {} if machine == "x86_64" else {"ETCD_UNSUPPORTED_ARCH": {"aarch64": "arm64"}.get(machine, machine)}
+    return {"PATH": os.environ.get("PATH", os.defpath), **named}
 
 
 def is_healthy(member: Member) -> bool:

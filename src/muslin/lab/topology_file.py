@@ -43,7 +43,7 @@ WORDS = {
     "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false",
     "null": "nothing", "array": "a list", "object": "a mapping (name: value)",
 }  # fmt: skip
-STRUCT_WORDS = {"StaticRoute": "route", "Attachment": "link"}
+STRUCT_WORDS = {"StaticRoute": "a route", "Attachment": "a link", "Agents": "agents"}
 
 COMPLAINT = re.compile(r"(?P<text>.*?)(?: - at `(?P<path>[^`]*)`)?", re.DOTALL)
 MISMATCH = re.compile(r"Expected `([^`]*)`, got `([^`]*)`")
@@ -283,7 +283,7 @@ def _unknown_field(name: str, kind: Any) -> str:
 
 def _struct_word(kind: Any) -> str:
     name = getattr(kind, "__name__", "mapping")
-    return f"a {STRUCT_WORDS.get(name, name.lower())}"
+    return STRUCT_WORDS.get(name, f"a {name.lower()}")
 
 
 def _type_at(path: str) -> Any:

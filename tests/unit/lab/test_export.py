@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from muslin.lab.agent_plan import agents, members
 from muslin.lab.export import command_lines, shell_script
-from muslin.lab.plan import plan
+from muslin.lab.plan import netns_of, plan
 from muslin.lab.presets import preset
 from muslin.lab.processes import tunnel_program
+from muslin.lab.topology import Agents
 from muslin.lab.topology_file import load_topology
 from muslin.model.ops import describe_all
 from muslin.plan.diff import creations
@@ -76,3 +79,22 @@ def test_commands_come_under_headings_each_once_in_a_row() -> None:
     assert all(one != other for one, other in itertools.pairwise(headings))
     assert lines[-1].startswith("ip netns exec muslin-x-node2 muslin-tunnel --device=tun0 ")
     assert list(command_lines([])) == []
+
+
+@pytest.mark.parametrize("store", ["sqlite", "etcd"])
+def test_the_script_of_a_lab_with_agents_starts_them_and_plugs_containers_in_afterwards(store: Any) -> None:
+    topology = preset(4, agents=Agents(store=store))
+    lab_plan, place = plan("x", topology), partial(netns_of, "x")
+    script = shell_script("x", lab_plan, agents("/run/y", topology, place), members("/run/y", topology, place))
+
+    lines = [line.strip() for line in script.splitlines()]
+    (start,) = [index for index, line in enumerate(lines) if " muslin-x-node2 muslin agent " in line]
+    assert lines[start].endswith("</dev/null >/dev/null 2>&1 &")
+    awaited = lines.index("await_bridge muslin-x-node2 br0")
+    plugged = [index for index, line in enumerate(lines) if "node2" in line and line.endswith(" master br0")]
+    assert plugged
+    assert start < awaited < min(index for index in plugged if "muslin-x-node2 " in lines[index])
+    assert sum(" etcd --name=" in line for line in lines) == (3 if store == "etcd" else 0)
+    assert "rm -rf -- /run/y" in lines
+    assert "print_program" not in script
+    sound(script)

@@ -8,10 +8,11 @@ import pytest
 
 from muslin.lab.plan import LabPlan, netns_of, plan, vtep_mac_of
 from muslin.lab.presets import preset
-from muslin.lab.topology import SCHEMA, Attachment, Container, Node, Segment, Topology, resolve
+from muslin.lab.topology import SCHEMA, Agents, Attachment, Container, Node, Segment, Topology, resolve
 from muslin.model.kernel import Link, Netns, NftTable, Route, Vxlan
 from muslin.model.ops import describe_all
-from muslin.plan.diff import creations
+from muslin.model.state import Snapshot
+from muslin.plan.diff import creations, diff
 
 
 def commands(lab_plan: LabPlan) -> list[str]:
@@ -196,3 +197,58 @@ def test_loss_is_a_table_at_both_ends_of_a_cable_and_a_broken_cable_has_no_defau
     down = [obj for obj in state if isinstance(obj, Link) and obj.netns == "muslin-x-con1.a" and obj.name == "veth11"]
     assert [link.up for link in down] == [False]
     assert not [obj for obj in state if isinstance(obj, Route) and obj.netns == "muslin-x-con1.a"]
+
+
+# ---- agents ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["host-gw", "udp", "vxlan"])
+def test_what_agents_make_is_not_in_the_plan(backend: Any) -> None:
+    lab_plan = plan("x", preset(4, backend=backend, families=(4, 6), agents=Agents()))
+    lines = commands(lab_plan)
+
+    assert lab_plan.tunnels == ()
+    assert not [line for line in lines if "forward" in line or "type vxlan" in line or "tun" in line]
+    assert not [line for line in lines if "node1" in line and "link add br0" in line]
+    assert {line for line in lines if "rp_filter" in line} == {
+        f"node{number} net.ipv4.conf.default.rp_filter=0" for number in (1, 2)
+    }
+    assert "ip -n con1.node1 route add default via 172.16.0.1 dev veth11" in lines
+
+
+def test_all_but_the_ports_of_their_bridges_stands_before_the_agents() -> None:
+    lab_plan = plan("x", preset(4, agents=Agents()))
+    every = creations(lab_plan.state)
+
+    late = [op for op in every if lab_plan.needs_agent(op)]
+    assert [op.describe().replace("muslin-x-", "") for op in late] == [
+        f"ip -n {node} link set {port} master br0" for node in ("node1", "node2") for port in ("veth10", "veth20")
+    ]
+    before = describe_all(creations(lab_plan.before_agents))
+    assert before == describe_all(op for op in every if op not in late)
+
+
+def test_a_port_that_is_plugged_in_is_left_alone_by_what_stands_before() -> None:
+    lab_plan = plan("x", preset(4, agents=Agents()))
+    snapshot = Snapshot.of(lab_plan.state)
+
+    assert diff(lab_plan.before_agents, snapshot) == ()
+    assert plan("x", preset(4)).before_agents == plan("x", preset(4)).state
+
+
+def test_the_members_of_etcd_are_hosts_with_a_way_out() -> None:
+    lines = commands(plan("x", preset(4, underlay="routed", agents=Agents(store="etcd"))))
+
+    assert [line for line in lines if line.startswith("ip -n etcd2 ")] == [
+        "ip -n etcd2 link add eth0 type veth peer name etcd2 netns lan1",
+        "ip -n etcd2 addr add 10.0.1.252/24 dev eth0",
+        "ip -n etcd2 link set lo up",
+        "ip -n etcd2 link set eth0 up",
+        "ip -n etcd2 route add default via 10.0.1.1 dev eth0",
+    ]
+
+
+def test_agents_are_warned_of_as_their_lab_would_be() -> None:
+    refused = plan("x", preset(3, underlay="routed", agents=Agents())).refusals
+
+    assert [refusal.peer for refusal in refused] == ["node2", "node1"]

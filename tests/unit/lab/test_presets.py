@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from muslin.errors import UsageError
 from muslin.lab.presets import preset
-from muslin.lab.topology import Topology, resolve
+from muslin.lab.topology import Agents, Topology, resolve
 from muslin.lab.validate import validate
 
 ONE_NODE = {"node1": ("10.0.0.10", "172.16.0.0/24")}
@@ -145,3 +145,25 @@ def test_any_preset_is_resolved_and_sound(
 def test_requests_that_make_no_sense_name_the_remedy(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         preset(**arguments)
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_agents_are_asked_to_make_the_steps_own_network(step: Any) -> None:
+    topology = preset(step, agents=Agents(store="etcd"))
+
+    assert topology == resolve(topology)
+    assert topology.agents == Agents(store="etcd", lease_ttl_s=86400)
+    assert (topology.backend, nodes_of(topology)) == (preset(step).backend, TWO_NODES)
+
+
+@pytest.mark.parametrize(
+    ("step", "options", "word"),
+    [
+        (1, {}, "step 1 is a single node, and agents are there to join several"),
+        (2, {}, "step 2 is a single node, and agents are there to join several"),
+        (3, {"backend": "none"}, "leaves agents nothing to do"),
+    ],
+)
+def test_agents_without_a_task_are_refused(step: Any, options: Any, word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        preset(step, agents=Agents(), **options)

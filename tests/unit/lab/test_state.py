@@ -176,3 +176,36 @@ def test_a_journal_writes_what_changes_and_only_that(directory: LabDirectory, mo
 
 def test_there_are_no_labs_where_there_is_no_directory(tmp_path: Path) -> None:
     assert lab_names(str(tmp_path / "nowhere")) == []
+
+
+def test_directories_go_with_all_in_them_and_nothing_that_a_link_leads_to(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    (outside / "deep" / "file").touch()
+    directory = LabDirectory("a", str(tmp_path / "run"))
+    with directory.locked():
+        home = Path(directory.path)
+        (home / "node1" / "state").mkdir(parents=True)
+        (home / "node1" / "state" / "file").touch()
+        (home / "node1" / "away").symlink_to(outside)
+        (home / "node1" / "state" / "away").symlink_to(outside / "deep" / "file")
+        (home / "away").symlink_to(outside)
+        directory.write(some_state())
+
+        assert directory.remove() is True
+
+    assert not os.path.exists(directory.root)
+    assert (outside / "deep" / "file").exists()
+
+
+def test_directories_of_nodes_that_have_left_go(directory: LabDirectory, tmp_path: Path) -> None:
+    directory.write(some_state())
+    for name in ("node1", "node2"):
+        Path(directory.path, name, "state").mkdir(parents=True)
+    Path(directory.path, "link").symlink_to(tmp_path)
+
+    directory.keep_directories({"node1"})
+
+    assert sorted(os.listdir(directory.path)) == ["link", "node1", STATE_FILE]
+    directory.remove_below("node2")
+    assert tmp_path.exists()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from muslin.errors import UsageError
 from muslin.lab.topology import (
     SCHEMA,
+    Agents,
     Attachment,
     Container,
     Node,
@@ -45,6 +46,7 @@ TOPOLOGIES = st.builds(
     Topology,
     schema=st.just(SCHEMA),
     backend=st.sampled_from(["none", "host-gw", "udp", "vxlan"]),
+    agents=st.sampled_from([None, None, Agents(), Agents(store="etcd", lease_ttl_s=-1)]),
     networks=LISTS,
     segments=tuples(st.builds(Segment, name=NAMES, prefixes=LISTS)),
     routers=tuples(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from muslin.errors import UsageError
 from muslin.lab import topology, topology_file
 from muslin.lab.presets import preset
-from muslin.lab.topology import SCHEMA, Topology
+from muslin.lab.topology import SCHEMA, Agents, Topology
 from muslin.lab.topology_file import dump_topology, load_topology, schema_text
 from muslin.lab.validate import validate
 
@@ -31,6 +31,8 @@ PRESETS = [
     preset(3, nodes=30, containers=3),
     preset(4, families=(4, 6), mtu=9000),
     preset(4, underlay="routed", backend="vxlan", families=(6,)),
+    preset(4, agents=Agents()),
+    preset(3, agents=Agents(store="etcd", lease_ttl_s=60), nodes=3),
 ]
 
 MISTAKES = [
@@ -55,6 +57,9 @@ MISTAKES = [
     ),
     (HEAD + "nodes:\n- attach: direct\n", "3: nodes[0]: name is missing: a node needs it"),
     (HEAD + "backend: foo\n", "2: backend: 'foo' is not known, expected none, host-gw, udp, vxlan"),
+    (HEAD + "agents: {store: zookeeper}\n", "2: agents.store: 'zookeeper' is not known, expected sqlite, etcd"),
+    (HEAD + "agents: {stor: etcd}\n", "2: agents.stor: is not a field of agents: did you mean store?"),
+    (HEAD + "agents: true\n", "2: agents: found true or false, expected a mapping (name: value) or nothing"),
     (HEAD + "step: 9\n", "2: step: 9 is not known, expected 1, 2, 3, 4"),
     (HEAD + "mtu: 1.5\n", "2: mtu: found a number, expected a whole number"),
     (HEAD + "mtu: " + "1" * 5000, "2: mtu: "),
