@@ -9,15 +9,20 @@ import errno
 import json
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from muslin.kernel import netns as netns_door
 from muslin.kernel.converge import MemoryJournal, converge, plan_ops
 from muslin.kernel.linux import LinuxKernel
+from muslin.kernel.nft_sets import read_elements
+from muslin.kernel.sessions import Session
 from muslin.model.kernel import Netns, NftElement
-from muslin.model.ops import Create, Delete
+from muslin.model.ops import Create, Delete, Replace
 from muslin.model.state import DesiredState
 from muslin.plan.traffic import TrafficOptions, node_elements, plan
 
@@ -29,6 +34,7 @@ pytestmark = [
 OPTIONS = TrafficOptions(
     networks=("172.16.0.0/16", "fd00:172:16::/48"), forward=True, masquerade=True, tunnel_ports=(8472,)
 )
+DEADLINE_S = 60.0
 ADDRESSES = [f"10.1.{number >> 8}.{number & 255}" for number in range(1, 2501)] + ["fd00::20"]
 
 
@@ -82,6 +88,43 @@ def test_elements_come_back_with_a_table_that_somebody_changed(netns: str, kerne
     assert converge(kernel, wanted, journal).ok
     assert plan_ops(kernel, wanted, journal.owned)[1] == ()
     assert elements_by_nft(netns, "nodes4") == set(ADDRESSES[:10])
+
+
+def test_a_set_is_never_found_empty_while_its_table_is_replaced(netns: str, kernel: LinuxKernel) -> None:
+    """Reader and writer at once: whatever the reader finds is all of it, as a rule that looks into the set would."""
+    journal = MemoryJournal()
+    addresses = ADDRESSES[:300]
+    wanted = [
+        DesiredState((Netns(netns=netns), *plan(netns, msgspec.structs.replace(OPTIONS, forward=forward), addresses)))
+        for forward in (True, False)
+    ]
+    converge(kernel, wanted[0], journal)
+    sizes: list[int] = []
+    done = threading.Event()
+
+    def look() -> None:
+        session = Session(netns, 0)
+        try:
+            while not done.is_set():
+                sizes.append(len(read_elements(session, "inet", "muslin", "nodes4")))
+        finally:
+            session.close()
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        replaced = 0
+        while (replaced < 20 or len(sizes) < 100) and time.monotonic() < deadline:
+            replaced += 1
+            report = converge(kernel, wanted[replaced % 2], journal)
+            assert [type(result.op) for result in report.done] == [Replace]
+    finally:
+        done.set()
+        reader.join()
+    assert replaced >= 20
+    assert len(sizes) >= 100, "the test should have looked often"
+    assert set(sizes) == {len(addresses)}
 
 
 def test_a_bad_element_costs_nobody_else_anything(netns: str, kernel: LinuxKernel) -> None:

@@ -168,7 +168,8 @@ def _apply_by_call(session: Session, op: Op) -> str | None:
         case NftTable() if isinstance(op, Create):
             nft.create_table(op.object)
         case NftTable():
-            nft.replace_table(op.object)
+            before = op.before if isinstance(op, Replace) else None
+            nft.replace_table(session, op.object, before if isinstance(before, NftTable) else None)
         case Link(name=name):
             tun.create(session.netns, name)
             session.forget_links()

@@ -35,7 +35,7 @@ from muslin.model.kernel import (
     Veth,
     link_key,
 )
-from muslin.model.ops import Create, Delete, Op, OpResult, SetLink
+from muslin.model.ops import Create, Delete, Op, OpResult, Replace, SetLink
 from muslin.model.state import Snapshot
 
 DEFAULT_MTU_BYTES = 1500
@@ -118,6 +118,8 @@ class FakeKernel:
                 return self._set_link(op)
             case Create() if op.key in self.objects:
                 return errno.EEXIST
+            case Replace(object=NftTable() as table):
+                self._drop_elements(table, op.before)
         return self._put(op.object)
 
     def _put(self, obj: AnyObject) -> int:
@@ -133,6 +135,12 @@ class FakeKernel:
                 return number
         self.objects[obj.key] = obj
         return 0
+
+    def _drop_elements(self, table: NftTable, before: AnyObject | None) -> None:
+        kept = table.sets_kept_from(before) if isinstance(before, NftTable) else ()
+        self._remove_where(
+            lambda obj: isinstance(obj, NftElement) and obj.requires == (table.key,) and obj.set not in kept
+        )
 
     def _create_link(self, link: Link) -> int:
         if isinstance(link.options, Veth):

@@ -1,11 +1,12 @@
 """The door to nftables: whole tables in, canonical text out, by the ``nft`` program.
 
-Theory of operation: a table is replaced as one transaction from text, and read back with ``nft -s -t list table``
-(stateless and terse: neither counters nor the elements of sets, which ``kernel.nft_sets`` reads and writes). Only
-tables that were asked for are read: beside the 20,000 rules of others that a Kubernetes host may have, listing all
-takes 0.25 s and one table 4 ms. Each is a run of nft of its own, as two ``list table`` in one run of nft 1.0.6 do not
-find the first. Desired text is written in exactly the form that nft prints, so both compare as text with the
-indentation taken away. nft starts inside the namespace because the thread that starts it has entered it.
+Theory of operation: a table is replaced as one transaction from text, which takes the elements of its sets along, and
+is read back with ``nft -s -t list table`` (stateless and terse: neither counters nor the elements of sets, which
+``kernel.nft_sets`` reads and writes). Only tables that were asked for are read: beside the 20,000 rules of others that
+a Kubernetes host may have, listing all takes 0.25 s and one table 4 ms. Each is a run of nft of its own, as two ``list
+table`` in one run of nft 1.0.6 do not find the first. Desired text is written in exactly the form that nft prints, so
+both compare as text with the indentation taken away. nft starts inside the namespace because the thread that starts it
+has entered it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 
 from muslin.errors import UnsupportedError
 from muslin.kernel import netns as netns_door
-from muslin.kernel import nft_sets
+from muslin.kernel.nft_sets import has_table, read_elements
 from muslin.kernel.sessions import Session
 from muslin.model.kernel import NftTable
 
@@ -54,7 +55,7 @@ def normalise(text: str) -> str:
 
 def read_table(session: Session, family: str, name: str) -> NftTable | None:
     """One table, None when there is none of this name; OSError when nft cannot read it."""
-    if not nft_sets.has_table(session, family, name):
+    if not has_table(session, family, name):
         return None
     netns = session.netns
     result = run_nft(netns, ["-s", "-t", "list", "table", family, name])
@@ -88,9 +89,15 @@ def create_table(table: NftTable) -> None:
     _run_script(table.netns, f"create table {place}\ntable {place} {{\n{table.text}\n}}\n")
 
 
-def replace_table(table: NftTable) -> None:
-    """Put ``table`` in place, in one transaction; OSError with nft's own words when it refuses."""
-    _run_script(table.netns, table.script)
+def replace_table(session: Session, table: NftTable, before: NftTable | None = None) -> None:
+    """Put ``table`` in place, in one transaction; OSError with nft's own words when it refuses.
+
+    The elements of sets that it shares with ``before``, which it takes the place of, go into that transaction: so a
+    rule that looks into such a set never finds it empty.
+    """
+    kept = table.sets_kept_from(before) if before else ()
+    elements = {name: [el.address for el in read_elements(session, table.family, table.name, name)] for name in kept}
+    _run_script(table.netns, table.with_elements(elements).script)
 
 
 def delete_table(table: NftTable) -> None:

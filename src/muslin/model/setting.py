@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
+
+import msgspec
 
 from muslin.model.objects import KernelObject, Key, inside, inside_netns, link_key
 
@@ -81,6 +84,19 @@ class NftTable(KernelObject, frozen=True, kw_only=True):
     def address_sets(self) -> dict[str, str]:
         """The type of each set that holds single addresses, which are objects of their own (``NftElement``)."""
         return dict(_ADDRESS_SET.findall(self.text))
+
+    def sets_kept_from(self, before: Self) -> frozenset[str]:
+        """The sets whose elements live on when this table takes the place of ``before``: both declare them alike."""
+        return frozenset(name for name, _ in self.address_sets.items() & before.address_sets.items())
+
+    def with_elements(self, elements: Mapping[str, Sequence[str]]) -> Self:
+        """The table with these addresses in its sets from the start: for a script, not for comparison."""
+        text = self.text
+        for name, addresses in elements.items():
+            head = f"set {name} {{\ntype {self.address_sets[name]}\n"
+            if addresses:
+                text = text.replace(head, f"{head}elements = {{ {', '.join(addresses)} }}\n", 1)
+        return msgspec.structs.replace(self, text=text)
 
     @property
     def script(self) -> str:

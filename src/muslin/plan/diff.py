@@ -30,6 +30,7 @@ from muslin.model.kernel import (
     Neighbour,
     Netns,
     Nexthop,
+    NftElement,
     NftTable,
     OtherKind,
     Route,
@@ -62,7 +63,8 @@ def diff(desired: DesiredState, observed: Snapshot, owned: Owned | None = None) 
     removals += [Delete(address) for address in replaced]
     living = _without(living, [address.key for address in replaced])
     shaken = _shaken_by(replaced, living)
-    additions = sorted(_additions(wanted, _without_replaced_tables(wanted, living), owned, shaken), key=_stage)
+    living = _without_lost_elements(wanted, living)
+    additions = sorted(_additions(wanted, living, owned, shaken), key=_stage)
     return (*removals, *additions, *_deletions(wanted, living, owned))
 
 
@@ -147,13 +149,22 @@ def _shaken_by(removed: list[Address], observed: Snapshot) -> set[Key]:
     }
 
 
-def _without_replaced_tables(wanted: dict[Key, AnyObject], observed: Snapshot) -> Snapshot:
-    """The snapshot less the elements of tables that will be put in place anew, which come without them."""
-    tables = {key: obj for key, obj in observed.objects.items() if isinstance(obj, NftTable) and key in wanted}
-    replaced = {key for key, obj in tables.items() if not wanted[key].satisfied_by(obj)}  # type: ignore[arg-type]
-    if not replaced:
+def _without_lost_elements(wanted: dict[Key, AnyObject], observed: Snapshot) -> Snapshot:
+    """The snapshot less the elements of sets that go with a table which will be put in place anew.
+
+    Those of a set that is declared as before live on.
+    """
+    kept: dict[Key, frozenset[str]] = {}
+    for there in observed.only(NftTable):
+        table = wanted.get(there.key)
+        if isinstance(table, NftTable) and not table.satisfied_by(there):
+            kept[there.key] = table.sets_kept_from(there)
+    if not kept:
         return observed
-    return Snapshot({key: obj for key, obj in observed.objects.items() if not replaced.intersection(obj.requires)})
+    lost = {
+        obj.key for obj in observed.only(NftElement) if (key := obj.requires[0]) in kept and obj.set not in kept[key]
+    }
+    return Snapshot({key: obj for key, obj in observed.objects.items() if key not in lost})
 
 
 def _additions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned, shaken: set[Key]) -> Iterator[Op]:

@@ -375,6 +375,26 @@ def test_unknown_kinds_and_fields_of_the_wrong_type_are_refused() -> None:
             msgspec.json.decode(text, type=AnyObject)
 
 
+def test_elements_live_on_in_sets_that_are_declared_alike() -> None:
+    one, two, two6 = (f"set {name} {{\ntype {kind}\n}}" for name, kind in zip("abb", SET_TYPES, strict=True))
+    before = NftTable(netns="", family="inet", name="t", text=f"{one}\n{two}\nchain c {{\n}}")
+    assert msgspec.structs.replace(before, text=f"{two}\n{one}").sets_kept_from(before) == {"a", "b"}
+    assert msgspec.structs.replace(before, text=f"{one}\n{two6}").sets_kept_from(before) == {"a"}
+    assert msgspec.structs.replace(before, text="").sets_kept_from(before) == set()
+
+
+def test_a_script_can_carry_the_elements_of_sets() -> None:
+    text = "set ab {\ntype ipv4_addr\n}\nset b {\ntype ipv4_addr\n}"
+    table = NftTable(netns="", family="ip", name="t", text=text)
+    assert table.with_elements({}) == table
+    assert table.with_elements({"b": ["10.0.0.1", "10.0.0.2"], "ab": []}).text == (
+        "set ab {\ntype ipv4_addr\n}\nset b {\ntype ipv4_addr\nelements = { 10.0.0.1, 10.0.0.2 }\n}"
+    )
+
+
+SET_TYPES = ("ipv4_addr", "ipv4_addr", "ipv6_addr")
+
+
 def test_only_sets_of_single_addresses_are_sets_of_elements() -> None:
     blocks = [
         "set nodes4 {\ntype ipv4_addr\n}",

@@ -358,6 +358,30 @@ def test_what_carries_our_mark_is_ours_without_a_record() -> None:
     assert diff(desired(*things, moved), observed, Owned(marked=True)) == (Replace(moved, things[2]),)
 
 
+def test_elements_live_through_a_replacement_of_their_table_if_their_set_does() -> None:
+    def table(*sets: tuple[str, str], chain: str = "c") -> NftTable:
+        blocks = [f"set {name} {{\ntype {kind}\n}}" for name, kind in sets]
+        text = "\n".join([*blocks, f"chain {chain} {{\n}}"])
+        return NftTable(netns="", family="inet", name="t", text=text)
+
+    def element(name: str, address: str) -> NftElement:
+        return NftElement(netns="", family="inet", table="t", set=name, address=address)
+
+    old = table(("a", "ipv4_addr"), ("b", "ipv4_addr"))
+    kept, stale, lost = element("a", "10.0.0.1"), element("a", "10.0.0.2"), element("b", "10.0.0.3")
+    observed = seen(old, kept, stale, lost)
+    same_sets = table(("a", "ipv4_addr"), ("b", "ipv4_addr"), chain="d")
+    assert diff(desired(same_sets, kept, lost), observed, owning(old, kept, stale, lost)) == (
+        Replace(same_sets, old),
+        Delete(stale),
+    )
+    fewer_sets = table(("a", "ipv4_addr"))
+    assert diff(desired(fewer_sets, kept), observed, owning(old, kept, lost)) == (Replace(fewer_sets, old),)
+    other_type = table(("a", "ipv4_addr"), ("b", "ipv6_addr"))
+    new = element("b", "fd00::1")
+    assert diff(desired(other_type, kept, new), observed) == (Replace(other_type, old), Create(new))
+
+
 def test_a_link_of_others_that_serves_us_does_not_get_our_mark() -> None:
     bridge = Link(netns="", name="br0", options=Bridge(), alias="muslin: bridge", up=True)
     theirs = msgspec.structs.replace(bridge, alias="", up=False)
