@@ -12,17 +12,17 @@ import random
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.contract.tunnel_bench import (
+    NESTED,
+    OWNERS_OF_NESTED,
     PACKET_HOST,
     PACKET_OUTGOING,
     PATH_MTU_OPTIONS,
-    PATIENCE_S,
     PMTUDISC_DO,
     PORT,
     Node,
@@ -32,10 +32,13 @@ from tests.contract.tunnel_bench import (
     garbage,
     inner_packet,
     missing,
+    numbered_flow,
     outer_udp,
     same_books,
+    transfer,
     wait_for,
     wire_up,
+    write_peers,
 )
 
 REFERENCE = Path(__file__).parents[2] / "src/muslin/tunnel/reference.py"
@@ -136,21 +139,8 @@ def test_tcp_finds_the_path_mtu(join: Join, command: list[str], inner: int) -> N
     wire = a.capture("eth0")
     a.start(command + arguments(a, b))
     b.start(command + arguments(b, a))
-    family = socket.AF_INET if inner == 4 else socket.AF_INET6
-    listener, sender = (node.open_socket(family, socket.SOCK_STREAM) for node in (b, a))
-    listener.bind((b.inner(inner), 7000))
-    listener.listen()
-    sender.connect((b.inner(inner), 7000))
-    receiver, _ = listener.accept()
-    sent, received = random.Random(1).randbytes(500_000), b""
-    with receiver:
-        receiver.settimeout(PATIENCE_S)
-        writer = threading.Thread(target=sender.sendall, args=[sent])
-        writer.start()
-        while len(received) < len(sent) and (data := receiver.recv(65_536)):
-            received += data
-        writer.join(PATIENCE_S)
-    assert received == sent
+    sent = random.Random(1).randbytes(500_000)
+    assert transfer(a, b, inner, sent) == sent
     assert max(map(len, outer_udp(wire))) == 1500
     assert a.fragments_made() == b.fragments_made() == 0
 
@@ -244,32 +234,10 @@ def test_a_peer_on_an_ipv6_underlay_speaks_for_itself(join: Join, command: list[
 def test_the_longest_prefix_wins(join: Join, command: list[str]) -> None:
     """Both ways: where a packet goes to, and whose sources are believed."""
     a, b, c = join(3)
-    nested = {
-        "172.16.0.0/16": c,
-        "172.16.1.0/24": b,
-        "172.16.1.128/25": c,
-        "172.16.1.200/32": b,
-        "fd00:172:16::/48": c,
-        "fd00:172:16:1::/64": b,
-        "fd00:172:16:1:8000::/65": c,
-        "fd00:172:16:1:8000::200/128": b,
-    }
-    peers = [word for prefix, node in nested.items() for word in ("--peer", f"{prefix}={node.endpoint()}")]
+    peers = [f"--peer={prefix}={node.endpoint()}" for prefix, node in zip(NESTED, (c, b) * 4, strict=True)]
     tunnel = a.start([*command, *arguments(a), *peers])
     at = {node: node.udp(node.outer4, PORT) for node in (b, c)}
-    owners = {
-        "172.16.7.1": c,
-        "172.16.1.1": b,
-        "172.16.1.127": b,
-        "172.16.1.128": c,
-        "172.16.1.199": c,
-        "172.16.1.200": b,
-        "172.16.1.201": c,
-        "fd00:172:16:7::1": c,
-        "fd00:172:16:1::1": b,
-        "fd00:172:16:1:8000::1ff": c,
-        "fd00:172:16:1:8000::200": b,
-    }
+    owners = {address: (b, c)[owner] for address, owner in OWNERS_OF_NESTED.items()}
     senders = {4: a.udp(a.inner4), 6: a.udp(a.inner6)}
     for _ in range(2):
         for address, owner in owners.items():
@@ -284,6 +252,50 @@ def test_the_longest_prefix_wins(join: Join, command: list[str]) -> None:
         at[owner].sendto(packet, (a.outer4, PORT))
         tunnel.wait_for_counter("packets_from_peers", count)
     assert tunnel.counters()["bad_source"] == len(owners)
+
+
+def test_no_datagram_is_lost_when_peers_are_read_again(join: Join, command: list[str], tmp_path: Path) -> None:
+    a, b = join(2)
+    running = []
+    for node, peer, file in ((a, b, tmp_path / "a"), (b, a, tmp_path / "b")):
+        write_peers(file, peer)
+        running.append((peer, file, node.start([*command, *arguments(node), f"--peers={file}"])))
+    with numbered_flow(a, b) as flow:
+        for turn in range(20):
+            flow.wait_for_more(500)
+            for peer, file, tunnel in running:
+                write_peers(file, peer, others=turn * 100)
+                assert tunnel.hang_up() == f"reloaded {turn * 100 + 1} peers"
+    assert (flow.lost, flow.sent >= 10_000) == (set(), True)
+
+
+def test_a_good_file_is_followed_and_a_bad_one_is_not(join: Join, command: list[str], tmp_path: Path) -> None:
+    """Both ways, whatever was looked up before; peers of the command line stay."""
+    a, b, c = join(3)
+    file = tmp_path / "peers"
+    write_peers(file, b)
+    tunnel = a.start([*command, *arguments(a), f"--peers={file}", f"--peer=172.17.0.0/16={b.endpoint()}"])
+    sender, at = a.udp(a.inner4), {node: node.udp(node.outer4, PORT) for node in (b, c)}
+    a.ip("route add 172.17.0.0/16 dev tun0")
+
+    def goes_to(address: str, node: Node) -> None:
+        sender.sendto(address.encode(), (address, 7000))
+        assert at[node].recv(2000).endswith(address.encode())
+
+    goes_to(b.inner4, b)
+    file.write_text(f"{b.inner4}/32 {c.endpoint()}\n# c only\n172.16.1.0/24 {b.endpoint()} nonsense\n")
+    assert tunnel.hang_up().startswith(f"not reloaded: line 3 of {file}: ")
+    goes_to(b.inner4, b)
+    file.unlink()
+    assert "No such file" in tunnel.hang_up()
+    goes_to(b.inner4, b)
+    file.write_text(f"{b.inner4}/32 {c.endpoint()}\n")
+    assert tunnel.hang_up() == "reloaded 2 peers"
+    goes_to(b.inner4, c)
+    goes_to("172.17.0.1", b)
+    for node, counter in ((b, "bad_source"), (c, "packets_from_peers")):
+        at[node].sendto(inner_packet(b.inner4, a.inner4, b""), (a.outer4, PORT))
+        tunnel.wait_for_counter(counter, 1)
 
 
 def test_no_peer_for_the_destination(join: Join, command: list[str]) -> None:
@@ -346,6 +358,7 @@ def test_an_absent_device_is_made_for_the_time_being(join: Join, command: list[s
         (["--peer", "172.16.9.1/24=10.0.0.20:9000"], 2, "172.16.9.1/24"),
         (["--peer", "172.16.1.0/24=10.0.0.30:9000"], 2, "172.16.1.0/24"),  # claimed already
         (["--peer", "172.16.9.0/24=[fd00::20]:9000"], 2, "[fd00::20]:9000"),
+        (["--peers", "/no/such/file"], 2, "/no/such/file"),
         (["--device", "much-too-long-a-name"], 2, "much-too-long-a-name"),
         (["--color", "red"], 2, "--color"),
     ],

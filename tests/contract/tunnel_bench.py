@@ -37,6 +37,32 @@ PMTUDISC_DO = 2  # linux/in.h, in6.h, as are the next
 PATH_MTU_OPTIONS = {4: (0, 10, 14), 6: (41, 23, 24)}  # by version: level, IP*_MTU_DISCOVER, IP*_MTU
 ETH_P_ALL, PACKET_HOST, PACKET_OUTGOING = 3, 0, 4  # linux/if_ether.h, linux/if_packet.h
 CLONE_NEWNET = 0x40000000  # linux/sched.h
+WINDOW = 64  # datagrams under way: they fit into every queue (a socket's default holds some 180), so none overflows
+
+# Prefixes in prefixes, by turns of one peer and of another, and which of the two owns an address.
+NESTED = (
+    "172.16.0.0/16",
+    "172.16.1.0/24",
+    "172.16.1.128/25",
+    "172.16.1.200/32",
+    "fd00:172:16::/48",
+    "fd00:172:16:1::/64",
+    "fd00:172:16:1:8000::/65",
+    "fd00:172:16:1:8000::200/128",
+)
+OWNERS_OF_NESTED = {
+    "172.16.7.1": 1,
+    "172.16.1.1": 0,
+    "172.16.1.127": 0,
+    "172.16.1.128": 1,
+    "172.16.1.199": 1,
+    "172.16.1.200": 0,
+    "172.16.1.201": 1,
+    "fd00:172:16:7::1": 1,
+    "fd00:172:16:1::1": 0,
+    "fd00:172:16:1:8000::1ff": 1,
+    "fd00:172:16:1:8000::200": 0,
+}
 
 
 def missing() -> str:
@@ -95,6 +121,18 @@ class Tunnel:
     def wait_for_counter(self, name: str, count: int) -> None:
         """Wait until a counter has reached `count`."""
         wait_for(lambda: self.counters()[name] >= count, f"{name} {count}")
+
+    def hang_up(self) -> str:
+        """Have it read its peers again and return what it says of that."""
+
+        def answers() -> list[str]:
+            return [line for line in self.said if line.startswith(("reloaded ", "not reloaded: "))]
+
+        before = len(answers())
+        self.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(answers()) > before or self.process.poll() is not None, "an answer to SIGHUP")
+        assert self.process.poll() is None, self.said
+        return answers()[-1]
 
     def wait_for_end(self) -> int:
         """Return the exit status of a process that is about to end."""
@@ -286,6 +324,84 @@ def arguments(node: Node, *peers: Node, version: int = 4) -> list[str]:
         for prefix in (f"172.16.{peer.number}.0/24", f"fd00:172:16:{peer.number}::/64"):
             chosen += ["--peer", f"{prefix}={peer.endpoint(version)}"]
     return chosen
+
+
+def write_peers(path: Path, peer: Node, others: int = 0) -> None:
+    """Replace a file of peers by one that holds `peer` with its subnets, amid `others` that nobody is."""
+    prefixes = (f"172.16.{peer.number}.0/24", f"fd00:172:16:{peer.number}::/64")
+    lines = [f"{prefix} {peer.endpoint()}\n" for prefix in prefixes]
+    strangers = [f"10.{n >> 8}.{n & 255}.0/24 192.0.{n >> 8}.{n & 255}:9000\n" for n in range(others)]
+    middle = others // 2
+    temporary = path.with_suffix(".new")
+    temporary.write_text("".join([*strangers[:middle], *lines, *strangers[middle:]]))
+    temporary.replace(path)
+
+
+class NumberedFlow:
+    """Numbered datagrams from one node's TUN address to another's, as fast as they arrive."""
+
+    def __init__(self, sender: socket.socket, receiver: socket.socket) -> None:
+        self.sender, self.receiver = sender, receiver
+        self.sent, self.got = 0, set[int]()
+        self.longest_gap_s = 0.0
+        self.ended = threading.Event()
+
+    @property
+    def lost(self) -> set[int]:
+        """Return the numbers that did not arrive."""
+        return set(range(self.sent)) - self.got
+
+    def wait_for_more(self, count: int) -> None:
+        """Wait until so many more have arrived."""
+        goal = len(self.got) + count
+        wait_for(lambda: len(self.got) >= goal, f"{count} more datagrams")
+
+    def run(self) -> None:
+        """Send until told to end, then receive what is under way."""
+        latest, heard_at = -1, time.monotonic()
+        with contextlib.suppress(TimeoutError):  # the last ones are lost, as `lost` will tell
+            while latest < self.sent - 1 or not self.ended.is_set():
+                while not self.ended.is_set() and self.sent - latest <= WINDOW:
+                    self.sender.send(self.sent.to_bytes(8, "big"))
+                    self.sent += 1
+                number = int.from_bytes(self.receiver.recv(8), "big")
+                latest, before, heard_at = max(latest, number), heard_at, time.monotonic()
+                self.longest_gap_s = max(self.longest_gap_s, heard_at - before)
+                self.got.add(number)
+
+
+@contextlib.contextmanager
+def numbered_flow(a: Node, b: Node) -> Iterator[NumberedFlow]:
+    """Let numbered datagrams go from `a` to `b` while the body runs; afterwards, each has arrived or is lost."""
+    sender, receiver = a.udp(a.inner4), b.udp(b.inner4, 7000)
+    sender.connect((b.inner4, 7000))
+    flow = NumberedFlow(sender, receiver)
+    thread = threading.Thread(target=flow.run)
+    thread.start()
+    try:
+        yield flow
+    finally:
+        flow.ended.set()
+        thread.join()
+
+
+def transfer(a: Node, b: Node, version: int, data: bytes) -> bytes:
+    """Send `data` from `a` to `b` by TCP over inner IP `version` and return what arrives."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    listener, sender = (node.open_socket(family, socket.SOCK_STREAM) for node in (b, a))
+    listener.bind((b.inner(version), 7000))
+    listener.listen()
+    sender.connect((b.inner(version), 7000))
+    receiver, _ = listener.accept()
+    received = b""
+    with receiver:
+        receiver.settimeout(PATIENCE_S)
+        writer = threading.Thread(target=sender.sendall, args=[data])
+        writer.start()
+        while len(received) < len(data) and (more := receiver.recv(65_536)):
+            received += more
+        writer.join(PATIENCE_S)
+    return received
 
 
 def inner_packet(source: str, destination: str, payload: bytes) -> bytes:

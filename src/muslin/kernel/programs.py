@@ -98,19 +98,23 @@ def find(mark: str, netns_names: Iterable[str]) -> list[Program]:
 
 
 def identify(pid: int, mark: str, netns: str) -> Program | None:
-    """The program with this number, None when it has ended or bears no such mark. OSError when it ends meanwhile."""
-    marks = [entry for entry in _read(f"/proc/{pid}/environ").split(b"\0") if entry.startswith(f"{mark}=".encode())]
-    started = started_ticks(pid)
-    if not marks or started is None:
+    """The program with this number, None when it has ended, bears no such mark or is not ours to see."""
+    try:
+        environment = _read(f"/proc/{pid}/environ").split(b"\0")
+        values = [entry for entry in environment if entry.startswith(f"{mark}=".encode())]
+        started = started_ticks(pid)
+        if not values or started is None:
+            return None
+        return Program(
+            pid=pid,
+            started=started,
+            uid=int(_status_field(pid, "Uid").split()[0]),
+            netns=netns,
+            value=values[0].decode(errors="replace").partition("=")[2],
+            words=tuple(_read(f"/proc/{pid}/cmdline").decode(errors="replace").rstrip("\0").split("\0")),
+        )
+    except OSError:
         return None
-    return Program(
-        pid=pid,
-        started=started,
-        uid=int(_status_field(pid, "Uid").split()[0]),
-        netns=netns,
-        value=marks[0].decode(errors="replace").partition("=")[2],
-        words=tuple(_read(f"/proc/{pid}/cmdline").decode(errors="replace").rstrip("\0").split("\0")),
-    )
 
 
 def started_ticks(pid: int) -> int | None:
@@ -123,13 +127,17 @@ def started_ticks(pid: int) -> int | None:
         return None
 
 
-def catches(program: Program, number: signal.Signals) -> bool:
-    """Whether a signal would reach a handler of the program's own, instead of, perhaps, ending it."""
-    try:
-        caught = int(_status_field(program.pid, "SigCgt"), 16)
-    except OSError:
-        return False
-    return bool(caught >> number - 1 & 1) and program.is_alive
+def wait_until_it_catches(program: Program, number: signal.Signals, timeout_s: float) -> bool:
+    """Whether, in time, a signal would reach a handler of the program's own; before, it might end it."""
+    deadline = time.monotonic() + timeout_s
+    while program.is_alive:
+        with contextlib.suppress(OSError):  # it is ending
+            if int(_status_field(program.pid, "SigCgt"), 16) >> number - 1 & 1:
+                return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return False
 
 
 def _status_field(pid: int, name: str) -> str:
