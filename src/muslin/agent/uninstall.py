@@ -1,0 +1,86 @@
+"""What an agent has left on this host, and its removal: from the kernel's marks and the state directory alone.
+
+Theory of operation: the kernel is compared with a state in which nothing is wanted, so what goes is what is ours
+(``model.state.Owned``), and settings go back to what they were. Then the tunnel's process and the files. Nothing here
+needs the store, the configuration or the settings of the run that made it; so it works after a crash, with other
+settings, and twice: the second time there is nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from muslin.agent.files import StateDirectory, read_subnet_env
+from muslin.agent.reconcile import TunnelDoor
+from muslin.errors import MuslinError
+from muslin.kernel.base import Kernel
+from muslin.kernel.converge import converge, plan_ops
+from muslin.model.lease import Lease
+from muslin.model.ops import Op
+from muslin.model.state import DesiredState
+
+RUN_FILES = ("agent.sock", "tunnel.log", "tunnel.peers", "tunnel.peers.new")
+
+
+class Leftovers(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to remove."""
+
+    ops: tuple[Op, ...] = ()
+    tunnel_pid: int | None = None
+    files: tuple[str, ...] = ()
+    lease: Lease | None = None
+    """The lease that this node held last, as far as the state directory knows: to be given back in the store."""
+
+    def __bool__(self) -> bool:
+        return bool(self.ops or self.tunnel_pid or self.files)
+
+
+class Removal:
+    """Finds and removes; ``run_directory`` holds the socket and the tunnel's files."""
+
+    def __init__(self, kernel: Kernel, tunnels: TunnelDoor, directory: StateDirectory, run_directory: Path) -> None:
+        self._kernel, self._tunnels = kernel, tunnels
+        self._directory, self._run_directory = directory, run_directory
+        self._journal = directory.journal()
+
+    def find(self) -> Leftovers:
+        """All that is ours; changes nothing."""
+        _, ops = plan_ops(self._kernel, DesiredState(), self._journal.owned)
+        tunnel = self._tunnels.status()
+        return Leftovers(
+            ops=ops,
+            tunnel_pid=tunnel.pid if tunnel else None,
+            files=tuple(str(path) for path in self._files()),
+            lease=self._directory.read_node().lease,
+        )
+
+    def remove(self) -> None:
+        """Remove all of it; MuslinError, naming what stayed, when the kernel refuses something."""
+        report = converge(self._kernel, DesiredState(), self._journal)
+        self._tunnels.converge(None)
+        if not report.ok:
+            stayed = "\n  ".join(result.describe() for result in (*report.failed, *report.skipped))
+            raise MuslinError(f"not everything could be removed:\n  {stayed}", "mend that, and run it again")
+        for path in self._files():
+            path.unlink(missing_ok=True)
+        for directory in (self._directory.path, self._run_directory):
+            _remove_if_empty(directory)
+
+    def _files(self) -> list[Path]:
+        found = self._directory.files()
+        found += [path for name in RUN_FILES if (path := self._run_directory / name).exists()]
+        node = self._directory.read_node()
+        env = read_subnet_env(Path(node.subnet_file)) if node.subnet_file else None
+        # A flannel that runs here now may have written its own.
+        if env is not None and node.lease is not None and env.subnets == node.lease.subnets:
+            found.append(Path(node.subnet_file))
+        return found
+
+
+def _remove_if_empty(directory: Path) -> None:
+    try:
+        directory.rmdir()
+    except OSError:  # others have files there, or it is not there
+        return
