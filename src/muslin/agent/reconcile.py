@@ -76,6 +76,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     whole: bool
     duration_s: float
     objects: int
+    split: dict[str, float] = {}
+    """What the duration of a look is made of, in seconds."""
     done: tuple[Op, ...] = ()
     repairs: tuple[Op, ...] = ()
     refused: int = 0
@@ -116,20 +118,26 @@ class TunnelDoor(Protocol):
 
 
 class SeeingKernel:
-    """A kernel that remembers what was seen last."""
+    """A kernel that remembers what was seen last, and how long looking and writing took."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self.seen = Snapshot()
+        self.observe_s = self.apply_s = 0.0
 
     def observe(self, scope: Scope) -> Snapshot:
         """See ``Kernel.observe``."""
+        begun = time.perf_counter()
         self.seen = self._kernel.observe(scope)
+        self.observe_s += time.perf_counter() - begun
         return self.seen
 
     def apply(self, ops: Sequence[Op], witness: Witness | None = None, *, one_by_one: bool = False) -> list[OpResult]:
         """See ``Kernel.apply``."""
-        return self._kernel.apply(ops, witness, one_by_one=one_by_one)
+        begun = time.perf_counter()
+        results = self._kernel.apply(ops, witness, one_by_one=one_by_one)
+        self.apply_s += time.perf_counter() - begun
+        return results
 
     def settle(self, links: Iterable[Key]) -> None:
         """See ``Kernel.settle``."""
@@ -178,18 +186,22 @@ class Reconciler:
     def look(self, wish: Wish) -> Outcome:
         """Make the kernel agree with ``wish``, whatever it holds now."""
         begun = time.perf_counter()
+        self._kernel.observe_s = self._kernel.apply_s = plan_s = 0.0
         trouble = ""
         is_new = False
         expected: set[Key] = set()
         names: tuple[str, ...] = ()
         results: tuple[OpResult, ...] = ()
         for _ in range(UNDERLAY_TRIES):
-            planner = self._planner_for(wish, self.underlay or self.choose())
+            underlay = self.underlay or self.choose()
+            plan_begun = time.perf_counter()
+            planner = self._planner_for(wish, underlay)
             is_new |= planner is not self.planner or not self._has_looked
             self.planner = planner
             change = planner.update(wish.leases)
             expected |= {obj.key for obj in (*change.before, *change.after)}
             names += change.leases
+            plan_s += time.perf_counter() - plan_begun
             results += converge(self._kernel, planner.state, self._journal).results
             try:
                 chosen = choose_underlay(self._kernel.seen, self._host.underlay)
@@ -203,7 +215,9 @@ class Reconciler:
         repairs = () if is_new else tuple(r.op for r in results if self._is_repair(r, expected))
         results += self._return_ports()
         self._failures = {key: self._failures.get(key, new) for key, new in self._failed(results).items()}
-        return self._outcome(begun, results, names, repairs, (trouble,) if trouble else (), whole=True)
+        outcome = self._outcome(begun, results, names, repairs, (trouble,) if trouble else (), whole=True)
+        split = {"plan": plan_s, "observe": self._kernel.observe_s, "apply": self._kernel.apply_s}
+        return msgspec.structs.replace(outcome, split=split | {"compare": outcome.duration_s - sum(split.values())})
 
     def follow(self, wish: Wish) -> Outcome:
         """Do what changed leases ask for, if that is all that has changed; else look."""

@@ -87,6 +87,7 @@ def _kernel(node: Node) -> KernelStatus:
         passes=node.looks,
         last_pass_at=node.last_look_at,
         last_pass_s=look.duration_s if look else None,
+        last_pass_split=look.split if look else {},
         repaired=node.counters.repaired,
         repairs=tuple(
             Repair(

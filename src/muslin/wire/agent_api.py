@@ -123,6 +123,8 @@ class KernelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whole looks so far."""
     last_pass_at: float | None = None
     last_pass_s: float | None = None
+    last_pass_split: dict[str, float] = {}
+    """What that is made of, in seconds: plan, observe, compare, apply."""
     repaired: int = 0
     """Operations since the start that put right what somebody else had changed."""
     repairs: tuple[Repair, ...] = ()
