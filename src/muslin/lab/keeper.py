@@ -14,6 +14,7 @@ import os
 import stat
 
 from muslin.errors import UnsupportedError
+from muslin.kernel.programs import started_ticks
 from muslin.kernel.syscalls import (
     CLONE_NEWNET,
     CLONE_NEWNS,
@@ -25,7 +26,6 @@ from muslin.kernel.syscalls import (
     setns,
     unshare,
 )
-from muslin.lab.processes import started_ticks
 from muslin.lab.state import Keeper
 
 _GO = b"g"

@@ -17,8 +17,7 @@ import muslin.tunnel.reference
 from muslin.errors import MuslinError
 from muslin.kernel import netns as netns_door
 from muslin.kernel import programs
-from muslin.kernel.programs import Program
-from muslin.kernel.programs import end_processes as end_processes
+from muslin.kernel.programs import Program, end_processes
 from muslin.kernel.programs import started_ticks as started_ticks
 from muslin.model.network import Tunnel
 

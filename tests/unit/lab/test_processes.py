@@ -1,11 +1,10 @@
-"""Processes are found by what they hold, told apart from strangers, and ended by handle."""
+"""The programs of a lab: how its tunnels are described and found, and what ends with it."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,15 +15,11 @@ from muslin.lab.presets import preset
 from muslin.lab.processes import (
     describe_tunnel,
     end_everything_in,
-    end_processes,
     end_tunnels_logging_below,
     log_path,
     running_tunnels,
-    started_ticks,
     tunnel_program,
 )
-
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
 
 
 @pytest.fixture
@@ -35,46 +30,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def test_a_process_is_known_by_when_it_started(sleeper: subprocess.Popen[bytes]) -> None:
-    ticks = started_ticks(sleeper.pid)
-
-    assert ticks is not None
-    assert ticks >= (started_ticks(os.getpid()) or 0)
-    assert started_ticks(sleeper.pid) == ticks
-
-
-def test_one_that_ended_and_was_not_waited_for_is_known_no_more(sleeper: subprocess.Popen[bytes]) -> None:
-    sleeper.kill()
-    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now
-
-    assert os.path.exists(f"/proc/{sleeper.pid}")
-    assert started_ticks(sleeper.pid) is None
-    sleeper.wait()
-    assert started_ticks(sleeper.pid) is None
-
-
-def test_processes_are_asked_to_end(sleeper: subprocess.Popen[bytes]) -> None:
-    end_processes([sleeper.pid])
-
-    assert sleeper.wait(5) == -signal.SIGTERM
-
-
-def test_those_that_will_not_are_made_to() -> None:
-    with subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-
-        end_processes([process.pid], grace_s=0.05)
-
-        assert process.wait(5) == -signal.SIGKILL
-
-
-def test_ending_nobody_or_one_that_is_gone_is_fine(sleeper: subprocess.Popen[bytes]) -> None:
-    sleeper.kill()
-    sleeper.wait()
-
-    end_processes([sleeper.pid])
-    end_processes([])
+def test_an_empty_or_a_lost_lab_has_nothing_to_end() -> None:
     assert end_everything_in([]) == []
     assert end_everything_in(["no-such-namespace"]) == []
 
