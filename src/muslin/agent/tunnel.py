@@ -86,6 +86,8 @@ class TunnelKeeper:
         self._running: Program | None = None
         self._taken: tuple[tuple[str, str], ...] | None = None
         """The peers that the running one is known to have."""
+        self._has_looked = False
+        """Whether what an earlier agent left is known."""
         self._child: int | None = None
         """The number of the one that this process started."""
         self._tried: tuple[str, ...] = ()
@@ -140,6 +142,7 @@ class TunnelKeeper:
             self._taken = None  # an agent may have ended between writing the file and saying so
 
     def _find(self, device: str | None = None) -> list[Program]:
+        self._has_looked = True
         signs = {f"--peers={self._peers_file}", f"--device={device}"}
         found = programs.find(TUNNEL_MARK, [self._netns])
         return [program for program in found if program.uid == os.getuid() and signs & set(program.arguments)]
@@ -183,8 +186,8 @@ class TunnelKeeper:
     # ---- its end ---------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        if self._running is None and not self._peers_file.exists():
-            return  # the file is there from before the first start until after the last end
+        if self._running is None and self._has_looked and not self._peers_file.exists():
+            return
         self._end_all(self._find())
         self._pauses = Pauses()
         self._peers_file.unlink(missing_ok=True)

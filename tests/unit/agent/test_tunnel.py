@@ -132,6 +132,8 @@ def test_what_was_told_something_else_is_replaced(desk: Desk) -> None:
 
 def test_the_next_agent_ends_a_tunnel_that_is_wanted_no_more(desk: Desk) -> None:
     desk.keeper().converge(wanted(B))
+    desk.peers.unlink()  # a service manager may clear the directory away
+    desk.log.unlink()
 
     desk.keeper().converge(None)
 
@@ -175,6 +177,7 @@ def test_it_cannot_start_in_its_own_words(desk: Desk) -> None:
     )
     assert keeper.status() is None
     keeper.converge(None)
+    assert not desk.peers.exists()
 
 
 def test_a_program_that_is_not_there_is_said(desk: Desk) -> None:
