@@ -17,7 +17,7 @@ On TCP, where anybody may ask: /healthz, /readyz and /metrics, which say nothing
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -125,7 +125,7 @@ class Api:
             return Response(200, content_type=NDJSON, stream=self._follow(since))
         return Response(200, _lines(self._node.events.after(since)), NDJSON)
 
-    async def _follow(self, since: int) -> AsyncIterator[bytes]:
+    async def _follow(self, since: int) -> AsyncGenerator[bytes, None]:
         while True:
             events = await self._node.events.wait_after(since, self._heartbeat_s)
             since = events[-1].number if events else since

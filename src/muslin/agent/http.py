@@ -24,7 +24,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
@@ -78,7 +78,7 @@ class Response(NamedTuple):
     status: int
     body: bytes = b""
     content_type: str = JSON
-    stream: AsyncIterator[bytes] | None = None
+    stream: AsyncGenerator[bytes, None] | None = None
 
 
 class HttpError(Exception):
@@ -318,7 +318,7 @@ class Connection:
             await self._write(h11.Data(data=response.body))
         await self._write(h11.EndOfMessage())
 
-    async def _send_stream(self, stream: AsyncIterator[bytes]) -> None:
+    async def _send_stream(self, stream: AsyncGenerator[bytes, None]) -> None:
         """Pass the chunks on until there are no more, the reader leaves, or the server closes."""
         pump = asyncio.ensure_future(self._pump(stream))
         gone = asyncio.ensure_future(self._wait_for_end())
@@ -333,9 +333,10 @@ class Connection:
         if isinstance(outcome, Exception):
             raise outcome
 
-    async def _pump(self, stream: AsyncIterator[bytes]) -> None:
-        async for chunk in stream:
-            await self._write(h11.Data(data=chunk))
+    async def _pump(self, stream: AsyncGenerator[bytes, None]) -> None:
+        async with contextlib.aclosing(stream):
+            async for chunk in stream:
+                await self._write(h11.Data(data=chunk))
 
     async def _wait_for_end(self) -> None:
         while await self._reader.read(READ_BYTES):
