@@ -20,7 +20,7 @@ import msgspec
 
 from muslin.backends.base import PORT_MAX, Given, sort_out
 from muslin.model.address import Family, family_of, host_prefix, nth_address, prefix_length
-from muslin.model.kernel import Address, AnyObject, Link, Sysctl, Tun
+from muslin.model.kernel import Address, AnyObject, Link, Route, Sysctl, Tun
 from muslin.model.network import TUNNEL_PORT, BackendPlan, LocalNode, Peer, Refusal, Tunnel, endpoint, of_family
 from muslin.model.state import DesiredState
 
@@ -99,12 +99,18 @@ def plan_peers(
     return BackendPlan(tunnel_peers=tuple(entries), refusals=tuple(refusals))
 
 
-def _addresses(local: LocalNode, options: Options) -> Iterator[Address]:
+def _addresses(local: LocalNode, options: Options) -> Iterator[Address | Route]:
+    """The device's addresses, and by them or by a route of its own the whole network."""
     for subnet in local.subnets:
-        network = of_family(local.networks, family_of(subnet))
-        length = prefix_length(network or subnet)
-        address = f"{nth_address(subnet, options.address_index)}/{length}"
-        yield Address(netns=local.netns, link=options.device, address=address)
+        network = of_family(local.networks, family_of(subnet)) or subnet
+        address = nth_address(subnet, options.address_index)
+        if family_of(subnet) == 6 and options.address_index == 0:
+            # With the network's length each node would also answer to the network's first address (RFC 4291 section
+            # 2.6.1, the subnet-router anycast address), which is this one on the node that has the first subnet.
+            yield Address(netns=local.netns, link=options.device, address=host_prefix(address))
+            yield Route(netns=local.netns, destination=network, link=options.device, protocol=local.protocol)
+        else:
+            yield Address(netns=local.netns, link=options.device, address=f"{address}/{prefix_length(network)}")
 
 
 def _reverse_path_settings(local: LocalNode, options: Options) -> Iterator[Sysctl]:

@@ -255,3 +255,10 @@ def test_a_collision_moves_both_and_takes_nobodys_number(monkeypatch: pytest.Mon
     assert len(set(together.values())) == 3
     assert together[three] == alone[three]
     assert alone[one] not in together.values(), "the number that both claim leads nowhere"
+
+
+def test_an_agents_ipv6_network_is_a_route_and_not_the_length_of_its_address() -> None:
+    objects = BACKENDS["udp"].plan_own(DUAL, parse("udp")).state.objects
+    addresses = {obj.address for obj in objects if isinstance(obj, Address)}
+    assert addresses == {"10.5.1.0/16", "fd00:5:0:1::/128"}
+    assert [(obj.destination, obj.link) for obj in objects if isinstance(obj, Route)] == [("fd00:5::/48", "muslin-udp")]
