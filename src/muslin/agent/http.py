@@ -41,6 +41,8 @@ READ_BYTES = 64 << 10
 HEAD_BYTES = 16 << 10  # h11's own bound on a request's head
 SOCKET_MODE = 0o600
 BACKLOG = 128
+ACCEPTING_S = 0.01
+"""A connection that was accepted takes a few turns of the loop to get its transport."""
 JSON = "application/json"
 
 
@@ -130,6 +132,7 @@ class HttpServer:
         self._servers: list[asyncio.Server] = []
         self._connections: dict[asyncio.Task[None], Connection] = {}
         self._socket_file: tuple[str, int] | None = None
+        self._closing = False
 
     async def listen_unix(self, path: str, routes: Routes) -> None:
         """Serve on a unix socket that only its owner may open; MuslinError when another agent does."""
@@ -152,10 +155,10 @@ class HttpServer:
 
     async def close(self) -> None:
         """Take no more requests, let answers under way go out for a moment, and end every connection."""
-        for server in self._servers:
-            server.close()
+        self._closing = True
         if self._socket_file is not None:
             remove_unix(*self._socket_file)
+        await self._stop_listening()
         for task, connection in self._connections.items():
             if not connection.answering:
                 task.cancel()
@@ -168,8 +171,21 @@ class HttpServer:
         for server in self._servers:
             await server.wait_closed()
 
+    async def _stop_listening(self) -> None:
+        # asyncio loses a connection that was accepted and has not got its transport yet when its server is closed
+        # (Server._attach asserts); so first accept no more, then let those get through, and be turned away.
+        for server in self._servers:
+            for listening in server.sockets:
+                asyncio.get_running_loop().remove_reader(listening.fileno())
+        await asyncio.sleep(ACCEPTING_S)
+        for server in self._servers:
+            server.close()
+
     def _handler(self, routes: Routes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if self._closing:
+                writer.transport.abort()
+                return
             same = sum(connection.routes is routes for connection in self._connections.values())
             full = same >= self._limits.connections
             connection = Connection(reader, writer, routes, self._limits)

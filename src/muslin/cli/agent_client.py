@@ -132,6 +132,7 @@ def _failure(path: str, error: Exception, timeout_s: float) -> MuslinError:
             return MuslinError(
                 f"the agent at {path} has not answered within {timeout_s:g} s", "its log tells what it is busy with"
             )
-        case OSError(errno=None):  # a path that is too long, which Python finds by itself
+        case OSError(errno=None) if not isinstance(error, http.client.HTTPException):
+            # A path that is too long, which Python finds by itself.
             return UsageError(f"{path} cannot be a unix socket: {error}")
     return MuslinError(f"what is at {path} does not talk as an agent does: {str(error) or type(error).__name__}")
