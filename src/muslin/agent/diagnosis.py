@@ -18,14 +18,21 @@ good as an answer, and silence is a note and no verdict.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from muslin.backends import BACKENDS, host_gw, udp, vxlan
 from muslin.model.address import family_of, nth_address
-from muslin.wire.agent_api import AgentStatus, NetworkStatus, PeerStatus, ProbeOutcome, ProbeResult
+from muslin.wire.agent_api import (
+    AgentStatus,
+    FailedOperation,
+    NetworkStatus,
+    PeerStatus,
+    ProbeOutcome,
+    ProbeResult,
+)
 
 OVERLAYS = (vxlan.NAME, udp.NAME)
 _GRAVEST: tuple[ProbeOutcome, ...] = ("unreachable", "silent", "skipped", "reached")
@@ -113,17 +120,49 @@ def explain_peer(peer: PeerStatus, status: AgentStatus) -> PeerStatus:
     return msgspec.structs.replace(peer, sentence=sentence, note=note)
 
 
-def explain_warnings(status: AgentStatus) -> tuple[str, ...]:
-    """What is not as it should be and breaks nothing now, a sentence each."""
-    found = [status.lease.warning, status.network.warning if status.network else ""]
+class Faults(NamedTuple):
+    """What is wrong, and what is not as it should be and breaks nothing now: a sentence each, none of them twice."""
+
+    wrong: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def explain_faults(status: AgentStatus) -> Faults:
+    """The agent's own sentences, those about peers, and what the kernel refuses, sorted out."""
+    peers = [peer.sentence for peer in status.peers if peer.sentence]
+    wrong = [
+        text for text in status.problems if not _is_warning(text, status) and not any(text in one for one in peers)
+    ]
+    known = "\n".join((*wrong, *peers))
+    wrong += [_refused_operation(one, status.now) for one in status.kernel.failed if one.command not in known]
+    wrong += [sentence for sentence in peers if sentence not in wrong]
+    return Faults(tuple(wrong), tuple(_warnings(status)))
+
+
+def _is_warning(problem: str, status: AgentStatus) -> bool:
+    """Whether a sentence of the agent's says what one of the warnings says."""
+    warnings = (status.lease.warning, status.network.warning if status.network else "", status.store.trouble or "")
+    garbage = any(name in problem and "garbage" in problem for name in status.unreadable)
+    return garbage or any(text and text in problem for text in warnings)
+
+
+def _refused_operation(one: FailedOperation, now: float) -> str:
+    reason = one.reason if one.command in one.reason else f"{one.command}: {one.reason}"
+    return f"the kernel refuses a change, tried again for {round(now - one.since)} s now: {reason}"
+
+
+def _warnings(status: AgentStatus) -> Iterator[str]:
+    if status.lease.warning:
+        yield status.lease.warning
+    if status.network is not None and status.network.warning:
+        yield status.network.warning
     if status.store.trouble:
         serves = "what was known last is followed" if status.store.from_disk else "nothing changes until it is back"
-        found.append(f"the {status.store.kind} store does not answer: {status.store.trouble}; {serves}")
+        yield f"the {status.store.kind} store does not answer: {status.store.trouble}; {serves}"
     if status.unreadable:
         names = ", ".join(status.unreadable)
-        found.append(f"leases in the store that hold garbage and are left out: {names}; delete or mend them there")
-    found += [peer.note for peer in status.peers]
-    return tuple(sentence for sentence in found if sentence)
+        yield f"leases in the store that hold garbage and are left out: {names}; delete or mend them there"
+    yield from (peer.note for peer in status.peers if peer.note)
 
 
 # ---- the sentences -----------------------------------------------------------------------------------------

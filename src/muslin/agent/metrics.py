@@ -157,7 +157,10 @@ def _of_devices(devices: tuple[str, ...]) -> Iterator[Metric]:
     for way, first in (("receive", 0), ("transmit", 8)):
         for offset, what in enumerate(("bytes", "packets", "errors", "drops")):
             values = {device: float(columns[first + offset]) for device, columns in figures.items()}
-            yield from _family("counter", f"device_{way}_{what}", f"As `ip -s link` shows {what}.", "device", values)
+            if values:
+                yield from _family(
+                    "counter", f"device_{way}_{what}", f"As `ip -s link` shows {what}.", "device", values
+                )
 
 
 def read_devices(devices: tuple[str, ...]) -> dict[str, list[int]]:

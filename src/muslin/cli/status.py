@@ -44,16 +44,16 @@ def status(path: str | None, probe: bool | None, everything: bool, wait: bool, w
 
     Exit code 0: all fine; 1: not ready, or something is wrong; 3: no agent; 4: warnings only.
     """
-    from muslin.agent.diagnosis import explain_warnings
+    from muslin.agent.diagnosis import explain_faults
     from muslin.cli.agent_client import default_socket
     from muslin.cli.status_view import draw
 
     found = look(path or default_socket(), probe, wait_s if wait else 0.0)
-    wrong, warnings = list_faults(found), explain_warnings(found)
-    emit(found, output, lambda: draw(found, wrong, warnings, everything))
-    if not found.ready or not found.healthy or wrong:
+    faults = explain_faults(found)
+    emit(found, output, lambda: draw(found, faults.wrong, faults.warnings, everything))
+    if not found.ready or not found.healthy or faults.wrong:
         return EXIT_CHECK_FAILED
-    return EXIT_WARNINGS if warnings else EXIT_OK
+    return EXIT_WARNINGS if faults.warnings else EXIT_OK
 
 
 def look(path: str, probe: bool | None, wait_s: float) -> AgentStatus:
@@ -83,17 +83,3 @@ def _wait_for(path: str, wait_s: float) -> AgentStatus:
             if late:
                 raise
         time.sleep(POLL_S)
-
-
-def list_faults(found: AgentStatus) -> tuple[str, ...]:
-    """What is wrong, a sentence each: of the node, of the kernel, of peers."""
-    from muslin.cli.status_view import duration
-
-    known = "\n".join(found.problems)
-    refused = [
-        f"the kernel refuses `{one.command}`: {one.reason}; tried again for {duration(found.now - one.since)}"
-        for one in found.kernel.failed
-        if one.command not in known
-    ]
-    peers = [peer.sentence for peer in found.peers if peer.sentence and peer.sentence not in known]
-    return (*found.problems, *refused, *peers)

@@ -10,13 +10,22 @@ import pytest
 from muslin.agent.diagnosis import (
     Target,
     explain,
+    explain_faults,
     explain_peer,
-    explain_warnings,
     plan_questions,
     with_answers,
 )
-from muslin.wire.agent_api import LeaseStatus, NetworkStatus, PeerStatus, ProbeOutcome, ProbeResult, StoreStatus
-from tests.unit.agent.node import make_network, make_peer, make_status
+from muslin.wire.agent_api import (
+    FailedOperation,
+    KernelStatus,
+    LeaseStatus,
+    NetworkStatus,
+    PeerStatus,
+    ProbeOutcome,
+    ProbeResult,
+    StoreStatus,
+)
+from tests.unit.agent.node import NOW, make_network, make_peer, make_status
 
 UNDERLAY, BEHIND = "10.0.0.2", "10.5.2.0"
 
@@ -200,19 +209,56 @@ def test_every_combination_of_answers_gives_at_most_one_sentence(backend: str) -
             assert text == ""
 
 
-def test_warnings_of_the_node() -> None:
-    assert explain_warnings(make_status()) == ()
-    found = explain_warnings(
+def test_warnings_are_no_faults_also_where_the_agent_calls_them_problems() -> None:
+    assert explain_faults(make_status()) == ((), ())
+    lease, config = "another agent has this address", "the configuration has no Network"
+    faults = explain_faults(
         make_status(
-            lease=LeaseStatus(state="holding", warning="another agent has this address"),
-            network=make_network(warning="the configuration has no Network"),
+            problems=(
+                lease,
+                config,
+                "no answer (the last snapshot on disk serves)",
+                "the lease 10.5.9.0-24 holds garbage",
+            ),
+            lease=LeaseStatus(state="holding", warning=lease),
+            network=make_network(warning=config),
             store=StoreStatus(kind="etcd", trouble="no answer", from_disk=True),
             unreadable=("10.5.9.0-24",),
             peers=(make_peer(2, note="worth knowing"),),
         )
     )
-    assert len(found) == 5
-    assert found[0] == "another agent has this address"
-    assert found[2] == "the etcd store does not answer: no answer; what was known last is followed"
-    assert "10.5.9.0-24" in found[3]
-    assert found[4] == "worth knowing"
+    assert faults.wrong == ()
+    assert faults.warnings == (
+        lease,
+        config,
+        "the etcd store does not answer: no answer; what was known last is followed",
+        "leases in the store that hold garbage and are left out: 10.5.9.0-24; delete or mend them there",
+        "worth knowing",
+    )
+
+
+def test_a_fault_is_told_once() -> None:
+    reason = "10.5.2.0-24 cannot be reached from node1: it uses another backend"
+    peers = (
+        make_peer(2, state="refused", reason=reason),
+        make_peer(3, state="failed", reason="Network is down"),
+        make_peer(4, sentence="the loop knows better"),
+    )
+    failed = tuple(
+        FailedOperation(key=("route", str(number)), command=f"ip route add {number}", reason=why, since=NOW - 40)
+        for number, why in enumerate(("Network is down", "ip route add 1: failed: No such device", "told above"))
+    )
+    status = explain(
+        make_status(
+            problems=("the loop is stuck", reason, "10.5.3.0-24: Network is down", "ip route add 2: failed"),
+            peers=peers,
+            kernel=KernelStatus(failed=failed),
+        )
+    )
+    assert explain_faults(status).wrong == (
+        "the loop is stuck",
+        "ip route add 2: failed",
+        "the kernel refuses a change, tried again for 40 s now: ip route add 0: Network is down",
+        "the kernel refuses a change, tried again for 40 s now: ip route add 1: failed: No such device",
+        *(peer.sentence for peer in status.peers),
+    )
