@@ -56,6 +56,9 @@ class Node(Protocol):
     def status(self) -> AgentStatus:
         """How things are at this moment, without probes."""
 
+    async def refresh(self) -> None:
+        """Read anew what the status shows and costs a moment to read: the figures of tunnel and packet filter."""
+
     def health(self) -> tuple[bool, str]:
         """Whether the loop is alive, and if not, a sentence that says why."""
 
@@ -102,6 +105,7 @@ class Api:
 
     async def _look(self, request: Request, names: Sequence[str] | None) -> AgentStatus:
         """The status; where probes are asked for, after them, one reader's after another's."""
+        await self._node.refresh()
         if not _asked(request, "probe"):
             return explain(self._node.status())
         async with self._probing:
@@ -116,6 +120,7 @@ class Api:
         return json_response(200 if readiness.ready else 503, readiness)
 
     async def _metrics(self, _: Request) -> Response:
+        await self._node.refresh()
         text = await asyncio.to_thread(render, self._node.status(), self._node.counters)
         return Response(200, text, CONTENT_TYPE)
 

@@ -471,11 +471,10 @@ class Node:
         return True, f"{' and '.join(self.programmed)}, {peers}"
 
     async def refresh(self) -> None:
-        """Read the figures that cost a moment: those of the tunnel, and of the packet filter."""
-        if time.monotonic() - self._refreshed_at > REFRESH_S:
+        """Read the figures that cost a moment, of the tunnel and the packet filter; while a look goes on, later."""
+        if self._busy_since is None and time.monotonic() - self._refreshed_at > REFRESH_S:
             self._refreshed_at = time.monotonic()
-            figures = await self._in_thread(self.reconciler.figures)
-            self.tunnel_status, self.strangers_dropped = figures
+            self.tunnel_status, self.strangers_dropped = await self._in_thread(self.reconciler.figures)
 
     def health(self) -> tuple[bool, str]:
         """Whether the loop is alive."""

@@ -67,11 +67,15 @@ class FakeNode:
         self.counters = Counters()
         self.stops: list[bool] = []
         self.failure: Exception | None = None
+        self.refreshed = 0
 
     def status(self) -> AgentStatus:
         if self.failure is not None:
             raise self.failure
         return self.now
+
+    async def refresh(self) -> None:
+        self.refreshed += 1
 
     def health(self) -> tuple[bool, str]:
         return self.now.healthy, "" if self.now.healthy else "no pass has ended for 90 s"

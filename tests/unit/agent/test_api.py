@@ -88,6 +88,7 @@ async def test_the_status_is_the_whole_document(agent: Agent) -> None:
     status, answer = await agent.ask("/v1/status")
     assert status == 200
     assert msgspec.json.decode(answer, type=AgentStatus) == agent.node.now
+    assert agent.node.refreshed == 1
 
 
 @with_agent
