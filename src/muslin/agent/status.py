@@ -40,7 +40,7 @@ def status_of(node: Node) -> AgentStatus:
     """Everything, as of now."""
     healthy, reason = node.health()
     peers = tuple(_peers(node))
-    ready = bool(node.programmed) and all(peer.state != "pending" for peer in peers)
+    ready = bool(node.programmed)
     return AgentStatus(
         version=muslin.__version__,
         name=node.options.name,

@@ -154,7 +154,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     now: float
     ready: bool
-    """The own subnet is programmed and every peer has been tried."""
+    """The own subnet is programmed, and with it every peer that was known then has been tried."""
     healthy: bool
     """The loop is alive."""
     problems: tuple[str, ...] = ()
