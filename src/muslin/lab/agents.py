@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -42,6 +42,8 @@ KEPT_ENVIRONMENT = ("PATH", "HOME", "PYTHONPATH", "PYTHONHOME")
 """What an agent finds programs and packages by; nothing else of our environment, least of all settings of agents."""
 
 OnCommand = Callable[[str], None]
+SignOfLife = Callable[[], bool]
+"""Whether an agent's process is still there."""
 
 
 class Crew(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +132,7 @@ def is_to_be_told(crew: Crew) -> bool:
 def raise_crew(crew: Crew, on_command: OnCommand | None = None) -> CrewReport:
     """Have all of them run, told what they should be, and every agent done with its part; MuslinError otherwise."""
     alive = running(crew)
+    signs = {program.name: partial(_is_alive, program.process) for program in alive}
     members, agents = missing(crew, alive)
     replaced = {one.name for one in members} | {one.node for one in agents}
     programs.end_processes([program.process.pid for program in alive if program.name in replaced])
@@ -140,10 +143,19 @@ def raise_crew(crew: Crew, on_command: OnCommand | None = None) -> CrewReport:
     reconfigured = datastore.write_network(crew.directory, crew.topology, crew.agents, crew.members)
     for agent in agents:
         _tell(on_command, agent.commands)
-        _start_agent(agent)
-    await_agents(crew)
+        signs[agent.node] = partial(_has_not_ended, _start_agent(agent))
+    await_agents(crew, signs)
     started = (*(member.name for member in members), *(agent.node for agent in agents))
     return CrewReport(started=started, reconfigured=reconfigured)
+
+
+def _is_alive(process: programs.Program) -> bool:
+    return process.is_alive
+
+
+def _has_not_ended(child: int) -> bool:
+    """Of a child, whose number stays its own until it is reaped; it has no mark in /proc before it is wholly there."""
+    return programs.started_ticks(child) is not None
 
 
 def _tell(on_command: OnCommand | None, commands: Iterable[str]) -> None:
@@ -157,7 +169,8 @@ def _start_member(member: Member) -> None:
     programs.start(member.netns, command, {**datastore.etcd_environment(), MEMBER_MARK: member.name}, member.log)
 
 
-def _start_agent(agent: Agent) -> None:
+def _start_agent(agent: Agent) -> int:
+    """Its number."""
     if len(agent.socket.encode()) > SOCKET_PATH_MAX:
         raise UsageError(
             f"the path {agent.socket} is longer than the {SOCKET_PATH_MAX} bytes that a socket's may have",
@@ -170,7 +183,7 @@ def _start_agent(agent: Agent) -> None:
     kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     # -P: a file in somebody's directory is not a module
     command = [sys.executable, "-P", "-m", "muslin", *agent.words]
-    programs.start(agent.netns, command, {**kept, AGENT_MARK: agent.node}, agent.log)
+    return programs.start(agent.netns, command, {**kept, AGENT_MARK: agent.node}, agent.log)
 
 
 def _await_members(members: Sequence[Member]) -> None:
@@ -183,7 +196,7 @@ def _await_members(members: Sequence[Member]) -> None:
             time.sleep(POLL_S)
 
 
-def await_agents(crew: Crew) -> None:
+def await_agents(crew: Crew, signs: Mapping[str, SignOfLife]) -> None:
     """Return once every agent has done its part; MuslinError, naming what is missing where, if that takes too long."""
     patience_s = START_S + START_EACH_S * len(crew.agents)
     deadline = time.monotonic() + patience_s
@@ -193,7 +206,7 @@ def await_agents(crew: Crew) -> None:
         waiting = [agent for agent in waiting if agent.node in faults]
         if not waiting:
             return
-        _refuse_if_ended(crew, waiting)
+        _refuse_if_ended(waiting, signs)
         if time.monotonic() > deadline:
             told = "\n  ".join(f"{node}: {fault}" for node, fault in faults.items())
             words = _last_words(waiting[0].log)
@@ -204,10 +217,9 @@ def await_agents(crew: Crew) -> None:
         time.sleep(POLL_S)
 
 
-def _refuse_if_ended(crew: Crew, waiting: Sequence[Agent]) -> None:
-    alive = {program.name for program in running(crew)}
+def _refuse_if_ended(waiting: Sequence[Agent], signs: Mapping[str, SignOfLife]) -> None:
     for agent in waiting:
-        if agent.node not in alive:
+        if not signs[agent.node]():
             raise MuslinError(f"the agent of {agent.node} has ended; its last words:{_last_words(agent.log)}")
 
 

@@ -116,15 +116,17 @@ def said(monkeypatch: pytest.MonkeyPatch) -> dict[str, AgentStatus | None]:
     return answers
 
 
-def complaint(found: Found, wanted: Crew) -> str:
-    found[AGENT_MARK] = [program(agent.node, "python3", "-m", "muslin", *agent.words) for agent in wanted.agents]
+ALIVE = {"node1": lambda: True, "node2": lambda: True}
+
+
+def complaint(wanted: Crew) -> str:
     with pytest.raises(MuslinError) as failure:
-        await_agents(wanted)
+        await_agents(wanted, ALIVE)
     return str(failure.value)
 
 
 def test_agents_that_have_all_peers_in_the_kernel_are_done(said: Any) -> None:
-    await_agents(crew())
+    await_agents(crew(), ALIVE)
 
 
 @pytest.mark.parametrize(
@@ -144,10 +146,10 @@ def test_agents_that_have_all_peers_in_the_kernel_are_done(said: Any) -> None:
         ),
     ],
 )
-def test_what_an_agent_lacks_is_named(found: Found, said: Any, answer: Any, words: str) -> None:
+def test_what_an_agent_lacks_is_named(said: Any, answer: Any, words: str) -> None:
     said["node1"] = answer
 
-    told = complaint(found, crew())
+    told = complaint(crew())
     assert words in told
     assert "node2:" not in told
 
@@ -155,23 +157,23 @@ def test_what_an_agent_lacks_is_named(found: Found, said: Any, answer: Any, word
 def test_a_peer_that_cannot_be_served_keeps_nobody_waiting(said: Any) -> None:
     said["node1"] = status(1, (peer(2, state="refused", reason="a router lies between"),))
 
-    await_agents(crew())
+    await_agents(crew(), ALIVE)
 
 
-def test_a_subnet_that_was_not_free_ends_the_waiting(found: Found, said: Any) -> None:
+def test_a_subnet_that_was_not_free_ends_the_waiting(said: Any) -> None:
     said["node1"] = status(1, (), lease=LeaseStatus(state="held", subnets=("172.16.9.0/24",)))
 
-    assert "the agent of node1 has leased 172.16.9.0/24, since 172.16.0.0/24 was not free" in complaint(found, crew())
+    assert "the agent of node1 has leased 172.16.9.0/24, since 172.16.0.0/24 was not free" in complaint(crew())
 
 
-def test_an_agent_that_has_ended_is_quoted(found: Found, said: Any, tmp_path: Path) -> None:
+def test_an_agent_that_has_ended_is_quoted(said: Any, tmp_path: Path) -> None:
     said["node2"] = None
     wanted = crew(str(tmp_path))
     (tmp_path / "node2").mkdir()
     Path(wanted.agents[1].log).write_text("one\n" * 9 + "no interface eth0\n")
 
     with pytest.raises(MuslinError, match="the agent of node2 has ended") as failure:
-        await_agents(wanted)
+        await_agents(wanted, {**ALIVE, "node2": lambda: False})
     assert str(failure.value).splitlines()[-1] == "  no interface eth0"
     assert len(str(failure.value).splitlines()) == 1 + door.LAST_LINES
 
