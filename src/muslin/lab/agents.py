@@ -251,13 +251,14 @@ def _peer_fault(crew: Crew, agent: Agent, status: AgentStatus) -> str:
     peers: dict[frozenset[str], PeerStatus] = {frozenset(peer.subnets): peer for peer in status.peers}
     for other in crew.agents:
         peer = peers.get(frozenset(other.subnets))
-        if other is agent or (peer and peer.state == "programmed"):
+        if other is agent:
             continue
         if peer is None:
             return f"it does not know {other.node} yet"
-        # A peer that cannot be served is served by no waiting; the plan has warned of it. One that still speaks of
-        # another backend will follow.
-        if peer.state != "refused" or peer.backend != crew.topology.backend:
+        if peer.backend != crew.topology.backend:
+            return f"{other.node} still speaks {peer.backend}"
+        # A peer that cannot be served is served by no waiting; the plan has warned of it.
+        if peer.state not in ("programmed", "refused"):
             return f"{other.node} is {peer.state}: {peer.reason}" if peer.reason else f"{other.node} is {peer.state}"
     return ""
 

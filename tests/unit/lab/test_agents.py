@@ -139,7 +139,8 @@ def test_agents_that_have_all_peers_in_the_kernel_are_done(said: Any) -> None:
         (status(1, ()), "node1: it does not know node2 yet"),
         (status(1, (peer(2, state="pending"),)), "node1: node2 is pending"),
         (status(1, (peer(2, state="failed", reason="no route"),)), "node1: node2 is failed: no route"),
-        (status(1, (peer(2, state="refused", backend="vxlan", reason="two"),)), "node1: node2 is refused: two"),
+        (status(1, (peer(2, state="refused", backend="vxlan", reason="two"),)), "node1: node2 still speaks vxlan"),
+        (status(1, (peer(2, backend="host-gw"),)), "node1: node2 still speaks host-gw"),
         (
             status(1, (peer(2),), network=NetworkStatus(networks=(), backend="vxlan", mtu=0)),
             "node1: it still follows the backend vxlan",
