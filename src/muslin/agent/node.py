@@ -363,6 +363,7 @@ class Node:
         self.trouble = ""
         if outcome.changed or outcome.whole:
             self.known = frozenset(lease.name for lease in (wish.leases if wish else ()))
+        self.counters.devices = outcome.devices
         self.counters.applied += len(outcome.done)
         self.counters.failed += outcome.refused
         self.counters.repaired += len(outcome.repairs)

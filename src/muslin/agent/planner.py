@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from muslin.agent.node_plan import Host, NodeInputs, NodePlan, plan_own, plan_peers
-from muslin.model.kernel import AnyObject, Key
+from muslin.model.kernel import AnyObject, Key, Link
 from muslin.model.lease import Lease
 from muslin.model.network import Refusal, Tunnel
 from muslin.model.state import DesiredState
@@ -95,6 +95,12 @@ class Planner:
     def state(self) -> DesiredState:
         """All objects, the host's own first."""
         return DesiredState(tuple(self.wanted.values()))
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The links whose traffic is the network's: the host's own, and the one to other nodes."""
+        own = (obj.name for obj in self.own.objects if isinstance(obj, Link))
+        return (*own, self.inputs.underlay.link)
 
     @property
     def refusals(self) -> Iterator[Refusal]:

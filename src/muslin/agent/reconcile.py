@@ -96,6 +96,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What the own lease should say; None while that is unknown."""
     mtu: int = 0
     tunnel: Tunnel | None = None
+    devices: tuple[str, ...] = ()
+    """Names of the links whose traffic is the network's."""
     troubles: tuple[str, ...] = ()
     """Sentences: the interface, the tunnel, routes of others in the way."""
     look_again: bool = False
@@ -343,6 +345,7 @@ class Reconciler:
             advertisement=planner.host.advertisement() if planner else None,
             mtu=planner.host.mtu if planner else 0,
             tunnel=tunnel,
+            devices=planner.devices if planner else (),
             troubles=troubles,
             look_again=look_again,
         )

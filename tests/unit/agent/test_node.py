@@ -32,7 +32,7 @@ class Cluster:
         return self.hosts[-1]
 
 
-@pytest.fixture()
+@pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     found = Cluster(tmp_path)
     yield found
@@ -70,6 +70,7 @@ async def test_three_hosts_find_each_other(cluster: Cluster) -> None:
         assert status.ready
         assert [peer.state for peer in status.peers] == ["programmed"] * 2
         assert status.problems == ()
+        assert nodes[0].counters.devices == ("vxlan1", "eth0")
         env = parse_subnet_env(nodes[0].options.subnet_file.read_bytes())
         assert (env.subnets, env.mtu, env.networks) == (nodes[0].programmed, 1450, ("10.5.0.0/16",))
 
