@@ -11,7 +11,8 @@ namespace counts, since anybody can write a mark. A service manager must leave t
 ``KillMode=process`` in the agent's unit, or a scope of its own; the default ends it with the agent.
 
 It is heard through the log: whole lines, ``{`` begins the counters that SIGUSR1 asks for. The log is emptied when it
-has grown beyond ``LOG_MAX_BYTES``. A tunnel that keeps ending is started again after pauses that double.
+has grown beyond ``LOG_MAX_BYTES``. A tunnel that ends is started again at once, one that keeps ending or does not
+start at all after pauses that double.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 STEADY_S = 60.0
 """One that has run for as long does not keep ending."""
+QUICK_STARTS = 3
+"""How often in a row one that was ready is started again at once: its end may be somebody's doing."""
 
 
 class Pauses:
@@ -54,6 +57,7 @@ class Pauses:
 
     def __init__(self) -> None:
         self._starts = 0
+        self._forgiven = 0
         self._started_at = 0.0
 
     def left_s(self, now: float) -> float:
@@ -65,8 +69,16 @@ class Pauses:
 
     def note_start(self, now: float) -> None:
         """It is being started."""
-        self._starts = 1 if now - self._started_at >= STEADY_S else self._starts + 1
+        if now - self._started_at >= STEADY_S:
+            self._starts = self._forgiven = 0
+        self._starts += 1
         self._started_at = now
+
+    def note_ready(self) -> None:
+        """It works: should it end, that start is no reason to wait, unless that happened often."""
+        if self._forgiven < QUICK_STARTS:
+            self._forgiven += 1
+            self._starts -= 1
 
 
 class TunnelKeeper:
@@ -168,6 +180,7 @@ class TunnelKeeper:
             self._forget()
             self._failure = self._last_words(offset_bytes)
             raise MuslinError(f"the tunnel of {tunnel.device} {fate}: {self._failure}")
+        self._pauses.note_ready()
         self._taken = tunnel.peers
 
     def _hand_over_peers(self, running: Program, tunnel: Tunnel) -> None:

@@ -308,6 +308,18 @@ class TestPauses:
         pauses.note_start(163.0)
         assert pauses.left_s(163.0) == 1
 
+    def test_one_that_was_ready_is_started_again_at_once_but_not_for_ever(self) -> None:
+        pauses, waited = Pauses(), []
+        for now in (100.0, 101.0, 102.0, 103.0, 104.0):
+            waited.append(pauses.left_s(now))
+            pauses.note_start(now)
+            pauses.note_ready()
+        assert waited == [0, 0, 0, 0, 0]
+        assert pauses.left_s(104.0) == 2
+        pauses.note_start(164.0)
+        pauses.note_ready()
+        assert pauses.left_s(164.0) == 0
+
     def test_they_stay_within_bounds(self) -> None:
         pauses = Pauses()
         for count in range(10_000):
