@@ -8,8 +8,7 @@ Theory of operation:
     timer (look anyway) ───────────────┘    one pass a time   └──> the next look, when something failed
 
 Everything but the passes runs in the event loop; the passes run in a thread of their own (``reconcile.Reconciler``).
-What asks for one only sets a flag: a burst of events is one look. Looks follow one another with pauses that grow with
-what a look costs, so that neither a storm of events nor the timer takes more than a share of a core.
+When there is one, and that neither a storm of events nor the timer takes more than a share of a core, is ``Agenda``'s.
 
 Our lease says what the kernel already does: a new backend is set up first and advertised then. While the store is away
 and has not answered since the start, the last snapshot on disk serves. A lease that is lost takes all that is ours off
@@ -22,6 +21,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
@@ -31,37 +31,35 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from muslin.agent.agenda import Agenda
 from muslin.agent.events import EventLog
 from muslin.agent.files import StateDirectory, read_subnet_env, write_subnet_env
 from muslin.agent.lease_keeper import LeaseKeeper
 from muslin.agent.metrics import Counters
-from muslin.agent.network import LINGER_S, Network
+from muslin.agent.network import Network
 from muslin.agent.node_plan import Host, NodeInputs
 from muslin.agent.reconcile import Outcome, Reconciler, Wish
-from muslin.agent.status import status_of
+from muslin.agent.status import repair_of, status_of
 from muslin.agent.underlay import Underlay
 from muslin.errors import MuslinError, UsageError
+from muslin.lease.sight import is_ours, overlapping
 from muslin.lease.values import AdvertisementChanged, Announce, ConfigChanged, Machine, Rules, SnapshotSeen, Stop
-from muslin.model.lease import Advertisement, Lease
+from muslin.model.lease import Advertisement, ClusterSnapshot, Lease
 from muslin.store.base import Store, StoreUnavailable
-from muslin.wire.agent_api import AgentStatus, TunnelStatus
+from muslin.wire.agent_api import AgentStatus, Repair, TunnelStatus
 from muslin.wire.subnet_env import SubnetEnv
 
 log = logging.getLogger("muslin.agent")
 
 Result = TypeVar("Result")
 
-DEBOUNCE_S = 0.02
-"""How long the events of one change are waited for."""
-COST_FACTOR = 4
-"""After a look, this many times its duration passes before events lead to the next."""
-TIMER_FACTOR = 500
-"""The timer waits at least this many times the duration of a look: 0.2 % of a core."""
-RETRY_MIN_S, RETRY_MAX_S = 0.5, 60.0
+UNDERLAY_CHECK_S = 1.0
+"""How often an interface to other nodes is looked for, at least, while there is none."""
 TUNNEL_CHECK_S = 0.5
 SAVE_AFTER_S = 2.0
 """How long after a change the snapshot is written to disk, with those that came meanwhile."""
 REFRESH_S = 1.0
+REPAIRS_KEPT = 20
 STUCK_S = 60.0
 """A pass that takes longer is a loop that is not alive."""
 
@@ -115,27 +113,24 @@ class Node:
         self.from_disk = False
         self.last_look: Outcome | None = None
         self.last: Outcome | None = None
-        self.looked_at: float | None = None
         self.looks = 0
         self.changed_at: dict[str, float] = {}
         self.trouble = ""
         self.last_look_at: float | None = None
         self.tunnel_status: TunnelStatus | None = None
         self.strangers_dropped: int | None = None
-        self.repairs: list[tuple[float, Outcome]] = []
+        self.repairs: deque[Repair] = deque(maxlen=REPAIRS_KEPT)
         self.known: frozenset[str] = frozenset()
         """Names of the leases that the last pass knew."""
         self.programmed: tuple[str, ...] = ()
         """The subnets that the kernel was made to agree with."""
         self._stopping = asyncio.Event()
-        self._work = asyncio.Event()
-        self._look_at: float | None = None
-        self._follow = False
-        self._retry_s = RETRY_MIN_S
+        self._agenda = Agenda()
         self._refreshed_at = -REFRESH_S
         self._busy_since: float | None = None
         self._had_lease = False
-        self._is_down = False
+        """Whether being without a lease means that one was lost, and not that none is known yet."""
+        self._is_withdrawn = False
         self._save: asyncio.TimerHandle | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernel")
 
@@ -151,9 +146,9 @@ class Node:
             underlay = await self._until_underlay()
             if underlay is not None:
                 await self._begin(underlay)
-                work = (self._follow_store(), self._keep_kernel(), self._keep_tunnel())
-                tasks = [asyncio.create_task(one) for one in (*work, self._until_stopped())]
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                work = (self._follow_store(), self._keep_kernel(), self._keep_tunnel(), self._until_stopped())
+                tasks = [asyncio.create_task(one) for one in work]
+                done, _ = await asyncio.wait((*tasks, self._keeper.fault), return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
         finally:
@@ -164,15 +159,20 @@ class Node:
             await self._end()
 
     async def stop(self, release: bool) -> None:
-        """End, and with ``release`` give the lease back first; returns at once."""
+        """``end``, for the API."""
+        self.end(release)
+
+    def end(self, release: bool = False) -> None:
+        """End, and with ``release`` give the lease back first; returns at once. Asked again without, it ends now."""
         if self.keeper is not None:
             self.keeper.feed(Stop(release=release))
         if not release or self.keeper is None:
             self._stopping.set()
+            self._agenda.follow()
 
     def look(self) -> None:
         """Have a look at the kernel now."""
-        self._ask(look=True)
+        self._agenda.look()
 
     async def _until_stopped(self) -> None:
         await self._stopping.wait()
@@ -180,14 +180,14 @@ class Node:
     async def _until_underlay(self) -> Underlay | None:
         """The interface to other nodes, as soon as there is one; None when stopped before."""
         while not self._stopping.is_set():
-            self._work.clear()
+            begun = time.monotonic()
             try:
                 return await self._in_thread(self.reconciler.choose)
             except (UsageError, OSError) as error:
                 self._say_trouble(error.what if isinstance(error, UsageError) else str(error))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self._work.wait()
+            self._agenda.looked(time.monotonic() - begun)
+            self._agenda.look(UNDERLAY_CHECK_S)
+            await self._agenda.until_due()
         return None
 
     async def _begin(self, underlay: Underlay) -> None:
@@ -211,7 +211,7 @@ class Node:
             await self.keeper.close()
         self._save_snapshot()
         await self.store.close()
-        self._thread.shutdown()
+        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)  # a pass that is under way comes to its end
 
     # ---- the store -------------------------------------------------------------------------------------------
 
@@ -219,39 +219,47 @@ class Node:
         async with aclosing(self.store.watch()) as snapshots:  # type: ignore[type-var]
             async for snapshot in snapshots:
                 self.from_disk = False
-                self._take_config(self.network.take(snapshot, time.time()))
+                self._take_config(self.network.take(snapshot))
+                self._note_loss(snapshot)
                 if snapshot.config is None and self.options.network_config:
                     await self._write_config()
                 self._keeper.feed(SnapshotSeen(snapshot))
                 if self._save is None:
                     self._save = asyncio.get_running_loop().call_later(SAVE_AFTER_S, self._save_snapshot)
-                self._ask(follow=True)
+                self._agenda.follow()
 
     @property
     def _keeper(self) -> LeaseKeeper:
         assert self.keeper is not None, "the store is followed only once the keeper is there"
         return self.keeper
 
+    def _note_loss(self, snapshot: ClusterSnapshot) -> None:
+        """The lease of an earlier run is lost, as one of this run would be, if the store shows it to be another's."""
+        former = self.node_file.lease
+        if former is not None and not self._had_lease:
+            says = self._keeper.machine.advertisement
+            self._had_lease = any(not is_ours(other, says) for other in overlapping(snapshot, former.subnets))
+
     def _take_config(self, is_new: bool) -> None:
         """Another configuration: the kernel follows first, then the lease says so. Without a lease, at once."""
         config = self.network.config
         if config is None:
             return
-        if self._keeper.machine.lease is None and self.reconciler.underlay is not None:
-            inputs = NodeInputs(
-                name=self.options.name,
-                config=config,
-                underlay=self.reconciler.underlay,
-                subnets=(),
-                vtep_mac=self.node_file.vtep_mac,
-            )
-            self._advertise(Host(inputs).advertisement())
+        self._introduce()
         if config != self._keeper.machine.config:
             self._keeper.feed(ConfigChanged(config))
         if is_new:
             self._tell("config", f"the network is {' and '.join(config.networks)} by the backend {config.backend}")
             self._remember(config=config, previous=self.network.previous)
-            self._ask(look=True)
+            self._agenda.look()
+
+    def _introduce(self) -> None:
+        """Without a lease nothing has to be made ready before the next one speaks of it."""
+        underlay, config = self.reconciler.underlay, self.network.config
+        if self._keeper.machine.lease is None and underlay is not None and config is not None:
+            mac = self.node_file.vtep_mac
+            host = Host(NodeInputs(name=self.options.name, config=config, underlay=underlay, subnets=(), vtep_mac=mac))
+            self._advertise(host.advertisement())
 
     async def _write_config(self) -> None:
         try:
@@ -270,9 +278,9 @@ class Node:
         self.counters.store_errors += 1
         self._tell("store", f"the store is away, and what it said last holds: {trouble}", logging.WARNING)
         if self.network.snapshot is None and (snapshot := self.directory.read_snapshot()) is not None:
-            self.network.take(snapshot, time.time())
+            self.network.take(snapshot)
             self.from_disk = True
-            self._ask(look=True)
+            self._agenda.look()
 
     def _on_lease(self, news: Announce) -> None:
         before, self.announced = self.announced, news
@@ -282,14 +290,15 @@ class Node:
             self._tell("lease", news.warning, logging.WARNING)
         if news.lease is not None:
             self._had_lease = True
-            if self.node_file.lease is None or news.lease.subnets != self.node_file.lease.subnets:
+            known = self.node_file.lease
+            if known is None or (known.subnets, known.advertisement) != (news.lease.subnets, news.lease.advertisement):
                 self._remember(lease=news.lease)
         if (before.lease.subnets if before and before.lease else ()) != (news.lease.subnets if news.lease else ()):
-            self._ask(look=True)
+            self._agenda.look()
         if news.state == "released":
             self._stopping.set()
 
-    def _lease_in_force(self) -> Lease | None:
+    def lease_in_force(self) -> Lease | None:
         """The lease, or the one of an earlier run while the store has not been heard of."""
         if self.announced is not None and self.announced.lease is not None:
             return self.announced.lease
@@ -297,62 +306,42 @@ class Node:
 
     # ---- the kernel ------------------------------------------------------------------------------------------
 
-    def _ask(self, *, look: bool = False, follow: bool = False, after_s: float = 0.0) -> None:
-        """Have the kernel task do something, soon."""
-        if look:
-            at = time.monotonic() + after_s
-            self._look_at = at if self._look_at is None else min(self._look_at, at)
-        self._follow |= follow
-        self._work.set()
-
     def _hear(self) -> None:
-        if not self.watch.is_due(self.reconciler):
-            return
-        since_s = time.monotonic() - (self.looked_at or 0.0)
-        cost_s = self.last_look.duration_s * COST_FACTOR if self.last_look else 0.0
-        self._ask(look=True, after_s=max(DEBOUNCE_S, cost_s - since_s))
+        try:
+            is_due = self.watch.is_due(self.reconciler)
+        except OSError as error:
+            asyncio.get_running_loop().remove_reader(self.watch.fileno())
+            log.error("the kernel's events cannot be heard any more, and the timer has to do: %s", error)
+            is_due = True
+        if is_due:
+            self._agenda.look_soon()
 
     async def _keep_kernel(self) -> None:
         while True:
-            await self._until_work()
-            self._work.clear()
-            now = time.monotonic()
-            look, self._follow = self._look_at is not None and self._look_at <= now, False
-            if look:
-                self._look_at = None
-            await self._pass(look)
-
-    async def _until_work(self) -> None:
-        """Until a look is due or leases have changed."""
-        while not self._follow:
-            wait_s = None if self._look_at is None else self._look_at - time.monotonic()
-            if wait_s is not None and wait_s <= 0:
-                return
-            self._work.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._work.wait()
+            await self._pass(await self._agenda.until_due())
 
     async def _pass(self, look: bool) -> None:
-        lease = self._lease_in_force()
-        if self.network.let_go(lease.name if lease else "", time.time()):
+        lease = self.lease_in_force()
+        if self.network.let_go(lease.name if lease else "", time.monotonic()):
             self._remember(previous=None)
             look = True
         wish = self.network.wish(lease, self.node_file.vtep_mac) if lease else None
         if wish is not None:
             work: Callable[[], Outcome] = partial(self.reconciler.look if look else self.reconciler.follow, wish)
-        elif self._had_lease and not self._is_down:
+        elif self._had_lease and (look or not self._is_withdrawn):
             work = self.reconciler.withdraw
         else:
             return
-        self._busy_since = time.monotonic()
+        begun = self._busy_since = time.monotonic()
         try:
             outcome = await self._in_thread(work)
         except (OSError, MuslinError) as error:
-            self._say_trouble(f"the kernel could not be looked at: {error}")
-            self._retry()
+            what = error.what if isinstance(error, MuslinError) else f"the kernel could not be looked at: {error}"
+            self._say_trouble(what)
+            self._agenda.looked(time.monotonic() - begun)
+            self._agenda.retry(was_look=True)
         else:
-            self._is_down = wish is None
+            self._is_withdrawn = wish is None
             self._took(outcome, wish)
         finally:
             self._busy_since = None
@@ -360,7 +349,6 @@ class Node:
     def _took(self, outcome: Outcome, wish: Wish | None) -> None:
         """Draw the conclusions from a pass."""
         self.last = outcome
-        self.trouble = ""
         if outcome.changed or outcome.whole:
             self.known = frozenset(lease.name for lease in (wish.leases if wish else ()))
         self.counters.devices = outcome.devices
@@ -370,48 +358,54 @@ class Node:
         now = time.time()
         self.changed_at |= dict.fromkeys(outcome.changed, now)
         if outcome.whole:
-            self.last_look, self.looks, self.looked_at = outcome, self.looks + 1, time.monotonic()
-            self.last_look_at = now
+            self.last_look, self.looks, self.last_look_at = outcome, self.looks + 1, now
+            self.changed_at = {name: at for name, at in self.changed_at.items() if name in self.known}
             self.counters.passes.observe(outcome.duration_s)
-            self._ask(look=True, after_s=max(self.options.resync_s, outcome.duration_s * TIMER_FACTOR))
+            self._agenda.looked(outcome.duration_s)
+            self._agenda.look_anyway(self.options.resync_s, outcome.duration_s)
         if outcome.repairs:
-            self.repairs = [*self.repairs[-19:], (now, outcome)]
+            self.repairs.append(repair_of(outcome.repairs, now))
             what = outcome.repairs[0].describe().splitlines()[0]
             more = f" and {len(outcome.repairs) - 1} more" if len(outcome.repairs) > 1 else ""
             self._tell("repair", f"somebody had changed the network; put right: {what}{more}", logging.WARNING)
+        if outcome.tunnel_ended:
+            self._tell("tunnel", outcome.tunnel_ended, logging.WARNING)
         if outcome.changed:
             self._tell("peers", _peers_sentence(outcome.changed))
-        self._write_subnet_env(outcome, wish.subnets if wish else ())
+        self._say_trouble(self._tell_plugins(outcome, wish.subnets if wish else ()))
         if outcome.advertisement is not None and self._keeper.machine.lease is not None:
             self._advertise(outcome.advertisement)
-        if self.network.previous is not None:
-            self._ask(look=True, after_s=LINGER_S)
+        self._introduce()
+        self._plan_next(outcome)
+
+    def _plan_next(self, outcome: Outcome) -> None:
+        if (lingers_s := self.network.lingers_s(time.monotonic())) is not None:
+            self._agenda.look(lingers_s)
         if outcome.look_again:
-            self._ask(look=True)
+            self._agenda.look_soon()
         elif outcome.failures or outcome.troubles:
-            self._retry()
+            self._agenda.retry(was_look=outcome.whole)
         else:
-            self._retry_s = RETRY_MIN_S
+            self._agenda.nothing_is_missing()
 
-    def _retry(self) -> None:
-        self._ask(look=True, after_s=self._retry_s)
-        self._retry_s = min(self._retry_s * 2, RETRY_MAX_S)
-
-    def _write_subnet_env(self, outcome: Outcome, subnets: tuple[str, ...]) -> None:
-        """Tell CNI plugins once the subnet can be used; a lost one no longer."""
-        if not subnets:
-            self.programmed = ()
-            self.options.subnet_file.unlink(missing_ok=True)
-            return
-        if outcome.own_failed or self.network.config is None:
-            return
-        self.programmed = subnets
-        networks = self.network.config.networks
-        env = SubnetEnv(networks=networks, subnets=subnets, mtu=outcome.mtu, ip_masq=self.options.masquerade)
+    def _tell_plugins(self, outcome: Outcome, subnets: tuple[str, ...]) -> str:
+        """Write subnet.env once the subnet can be used, and remove it with a lost one; a sentence when that fails."""
+        file, config = self.options.subnet_file, self.network.config
         try:
-            write_subnet_env(self.options.subnet_file, env)
-        except (MuslinError, OSError) as error:
-            self._say_trouble(str(error))
+            if not subnets:
+                self.programmed = ()
+                file.unlink(missing_ok=True)
+            elif config is not None and not outcome.own_failed:
+                self.programmed = subnets
+                masquerade = self.options.masquerade
+                write_subnet_env(
+                    file, SubnetEnv(networks=config.networks, subnets=subnets, mtu=outcome.mtu, ip_masq=masquerade)
+                )
+        except MuslinError as error:
+            return error.what
+        except OSError as error:
+            return f"{file} cannot be written or removed: {error.strerror}"
+        return ""
 
     async def _keep_tunnel(self) -> None:
         """Have a look when the tunnel's process has ended."""
@@ -419,9 +413,8 @@ class Node:
             await asyncio.sleep(TUNNEL_CHECK_S)
             if self.last is None or self.last.tunnel is None or self._busy_since is not None:
                 continue
-            if words := await self._in_thread(self.reconciler.check_tunnel):
-                self._tell("tunnel", words, logging.WARNING)
-                self._ask(look=True)
+            if await self._in_thread(self.reconciler.check_tunnel) and not self.last.troubles:
+                self._agenda.look_soon()
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -455,7 +448,7 @@ class Node:
         log.log(level, "%s", text)
 
     def _say_trouble(self, text: str) -> None:
-        if text != self.trouble:
+        if text and text != self.trouble:
             self._tell("trouble", text, logging.ERROR)
         self.trouble = text
 
@@ -473,9 +466,11 @@ class Node:
 
     async def refresh(self) -> None:
         """Read the figures that cost a moment, of the tunnel and the packet filter; while a look goes on, later."""
-        if self._busy_since is None and time.monotonic() - self._refreshed_at > REFRESH_S:
+        is_late = time.monotonic() - self._refreshed_at > REFRESH_S
+        if is_late and self._busy_since is None and not self._stopping.is_set():
             self._refreshed_at = time.monotonic()
-            self.tunnel_status, self.strangers_dropped = await self._in_thread(self.reconciler.figures)
+            with suppress(OSError, MuslinError):  # the status is asked for most when something does not work
+                self.tunnel_status, self.strangers_dropped = await self._in_thread(self.reconciler.figures)
 
     def health(self) -> tuple[bool, str]:
         """Whether the loop is alive."""

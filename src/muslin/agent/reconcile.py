@@ -98,6 +98,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     tunnel: Tunnel | None = None
     devices: tuple[str, ...] = ()
     """Names of the links whose traffic is the network's."""
+    tunnel_ended: str = ""
+    """A sentence when the tunnel's process is found to have ended by itself; once, however long it stays away."""
     troubles: tuple[str, ...] = ()
     """Sentences: the interface, the tunnel, routes of others in the way."""
     look_again: bool = False
@@ -167,6 +169,7 @@ class Reconciler:
         self._journal, self._tunnels, self._host, self._clock = journal, tunnels, host, clock
         self._failures: dict[Key, Failure] = {}
         self._ports: tuple[str, ...] = ()
+        self._tunnel_is_down = False
         self._has_looked = False
 
     # ---- the interface to other nodes ------------------------------------------------------------------------
@@ -240,7 +243,7 @@ class Reconciler:
         """Remove all that is ours: the lease is lost, or everything is to go."""
         begun = time.perf_counter()
         self.planner = None
-        troubles = self._converge_tunnel(None)
+        troubles, _ = self._converge_tunnel(None)
         results = converge(self._kernel, DesiredState(), self._journal).results
         self._failures = self._failed(results)
         return self._outcome(begun, results, (), (), troubles, whole=True)
@@ -301,14 +304,18 @@ class Reconciler:
             self._kernel.apply([SetLink(msgspec.structs.replace(port, master=bridge), "master") for port in free])
         )
 
-    def _converge_tunnel(self, tunnel: Tunnel | None) -> tuple[str, ...]:
+    def _converge_tunnel(self, tunnel: Tunnel | None) -> tuple[tuple[str, ...], str]:
+        """What is wrong with the tunnel now, and a sentence when it had ended by itself."""
+        ended = "" if tunnel is None or self._tunnel_is_down else self._tunnels.check()
         try:
             self._tunnels.converge(tunnel)
         except MuslinError as error:
-            return (error.what,)
+            self._tunnel_is_down = True
+            return (error.what,), ended
+        self._tunnel_is_down = False
         if tunnel is not None:
             self._kernel.settle([link_key(OWN, tunnel.device)])
-        return ()
+        return (), ended
 
     def _outcome(
         self,
@@ -322,9 +329,10 @@ class Reconciler:
         look_again: bool = False,
     ) -> Outcome:
         planner = self.planner
-        tunnel = planner.tunnel if planner else None
+        tunnel, tunnel_ended = planner.tunnel if planner else None, ""
         if planner is not None and (whole or names):
-            troubles += self._converge_tunnel(tunnel)
+            wrong, tunnel_ended = self._converge_tunnel(tunnel)
+            troubles += wrong
         if planner is not None and whole:
             troubles += tuple(_in_the_way(planner, self._kernel.seen))
         failures = tuple(self._failures.values())
@@ -346,6 +354,7 @@ class Reconciler:
             mtu=planner.host.mtu if planner else 0,
             tunnel=tunnel,
             devices=planner.devices if planner else (),
+            tunnel_ended=tunnel_ended,
             troubles=troubles,
             look_again=look_again,
         )
