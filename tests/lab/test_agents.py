@@ -267,6 +267,8 @@ def test_ls_inspect_and_a_shell_on_a_node_show_the_agents(shared: Muslin, lab: s
     words = r"agent: process \d+, ready, leases 172\.16\.1\.0/24 for 23h59m more, 1 of 1 peer programmed"
     assert re.search(words, drawn)
     assert status_of(shared, lab, "node2")["name"] == "node2"
+    leases = shared.inside(lab, "node2", sys.executable, "-m", "muslin", "network", "show").stdout
+    assert {"172.16.0.0-24", "172.16.1.0-24"} <= set(leases.split())
     assert shared.inside(lab, "con1.node2", "sh", "-c", "echo ${MUSLIN_AGENT_RUN_DIR-none}").stdout == "none\n"
 
 

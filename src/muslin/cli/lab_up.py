@@ -51,6 +51,7 @@ def up(
     muslin lab up --step 3
     muslin lab up --step 4 --underlay routed --nodes 5 --containers 10
     muslin lab up --topology examples/routed.yaml --name mine
+    muslin lab up --agents --backend vxlan    each node runs an agent, as a machine would
     muslin lab up --step 2 --pause            the talk's live demo, command by command
     """
     from muslin.lab.state import LabDirectory

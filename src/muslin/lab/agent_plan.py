@@ -127,6 +127,7 @@ def _agent(directory: str, topology: Topology, config: NetworkConfig, node: Node
     assert topology.agents is not None
     run = run_directory(directory, node.name)
     settings = {
+        **store_settings(directory, topology),
         "iface": node.links[0].name,
         "bridge": AGENT_BRIDGE,
         "node-name": node.name,
@@ -144,17 +145,17 @@ def _agent(directory: str, topology: Topology, config: NetworkConfig, node: Node
         netns=netns,
         subnets=node.subnets,
         run_directory=run,
-        arguments=(*_store_arguments(directory, topology), *words),
+        arguments=tuple(words),
         network_config=encode_network_config(config).decode(),
         subnet_env=encode_subnet_env(env),
     )
 
 
-def _store_arguments(directory: str, topology: Topology) -> tuple[str, ...]:
+def store_settings(directory: str, topology: Topology) -> dict[str, str]:
+    """Where the store of the agents is to be found, as settings of an agent."""
     if topology.agents and topology.agents.store == "etcd":
-        endpoints = ",".join(etcd_endpoints(topology))
-        return ("--store", "etcd", "--etcd-endpoints", endpoints, "--etcd-prefix", ETCD_PREFIX)
-    return ("--store", "sqlite", "--store-path", store_file(directory))
+        return {"store": "etcd", "etcd-endpoints": ",".join(etcd_endpoints(topology)), "etcd-prefix": ETCD_PREFIX}
+    return {"store": "sqlite", "store-path": store_file(directory)}
 
 
 def _container_mtu(topology: Topology, config: NetworkConfig, node: Node) -> int:

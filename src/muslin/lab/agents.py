@@ -238,7 +238,7 @@ def _fault(crew: Crew, agent: Agent) -> str:
         held, wanted = " and ".join(status.lease.subnets), " and ".join(agent.subnets)
         raise MuslinError(
             f"the agent of {agent.node} has leased {held}, since {wanted} was not free",
-            f"see what is in the store with: muslin lab exec {agent.node} -- muslin status",
+            f"see who has it with: muslin lab exec {agent.node} -- muslin network show",
         )
     if not status.ready or status.network is None:
         return status.problems[0] if status.problems else "it is not ready"

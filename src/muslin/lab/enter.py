@@ -25,11 +25,12 @@ from muslin.kernel.syscalls import (
     umount,
     unshare,
 )
-from muslin.lab.agent_plan import etcd_members, run_directory
+from muslin.lab.agent_plan import etcd_members, run_directory, store_settings
 from muslin.lab.paths import runtime_directory
 from muslin.lab.plan import netns_of
 from muslin.lab.state import LabState
 from muslin.lab.topology import full_name_of
+from muslin.settings import BY_NAME
 
 EXIT_NOT_FOUND = 127  # what a shell answers for a program that it cannot find
 EXIT_NOT_EXECUTABLE = 126
@@ -90,10 +91,11 @@ def become(state: LabState, place: str, command: Sequence[str], environment: dic
 
 
 def _agent_environment(state: LabState, directory: str, place: str) -> dict[str, str]:
-    """So that ``muslin status`` on a node finds the agent of that node."""
+    """So that ``muslin status`` on a node finds the agent of that node, and ``muslin network`` its store."""
     if state.topology.agents is None or place not in {node.name for node in state.topology.nodes}:
         return {}
-    return {"MUSLIN_AGENT_RUN_DIR": run_directory(directory, place)}
+    settings = {"run-dir": run_directory(directory, place), **store_settings(directory, state.topology)}
+    return {BY_NAME[name].environment[0]: value for name, value in settings.items()}
 
 
 def _show_own_sys() -> None:
