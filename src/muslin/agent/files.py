@@ -14,7 +14,9 @@ objects and the store hold all of it too. The directory is locked (flock(2)) by 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import logging
 import os
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -27,6 +29,8 @@ from muslin.model.kernel import Key
 from muslin.model.lease import ClusterSnapshot, Lease
 from muslin.model.state import Owned
 from muslin.wire.subnet_env import SubnetEnv, encode_subnet_env, parse_subnet_env
+
+log = logging.getLogger("muslin.agent")
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # random(4)
 
@@ -60,8 +64,6 @@ class StateDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.warnings: list[str] = []
-        """What was found wrong with the files."""
 
     def lock(self) -> int:
         """Hold the directory, made if it is not there; UsageError while another agent does. Closing the fd lets go."""
@@ -127,11 +129,14 @@ class StateDirectory:
             return msgspec.json.decode(path.read_bytes(), type=kind)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError) as error:
-            self.warnings.append(f"{path} cannot be understood and was set aside: {error}")
-            if not isinstance(error, OSError):
-                path.replace(path.with_name(f"{name}.broken"))
-            return None
+        except OSError as error:
+            log.warning("%s cannot be read, and the agent goes on without it: %s", path, error.strerror)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            aside = path.with_name(f"{name}.broken")
+            log.warning("%s cannot be understood, and is set aside as %s: %s", path, aside.name, error)
+            with contextlib.suppress(OSError):  # a disk that cannot be written to says so elsewhere
+                path.replace(aside)
+        return None
 
 
 class FileJournal:
@@ -184,7 +189,8 @@ def write_whole(path: Path, text: bytes, mode: int = 0o600) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise MuslinError(f"{path} cannot be written: {error.strerror}", "free some space, or see its owner") from error
 
 

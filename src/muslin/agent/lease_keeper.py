@@ -3,13 +3,13 @@
 Theory of operation: ``feed`` gives the machine an input and carries out what it answers, in order. A call of the store
 is a task, and what came of it is fed when it is known; the machine is made for answers that come late or never. It is
 told of a time either by a timer or by the clock, whichever comes first: a timer alone would miss a clock that is set
-forward, since leases end by the clock. No input is lost and none is fed from within another.
+forward, since leases end by the clock. No input is lost and none is fed from within another. What goes wrong where
+nobody waits, in a call or at a timer, is a fault of this program: ``fault`` raises it for whoever runs the keeper.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from collections import deque
@@ -45,7 +45,7 @@ LOOK_AT_CLOCK_S = 15.0
 
 
 class LeaseKeeper:
-    """Keeps one node's lease. ``announce`` is called with what holds from then on, in the event loop."""
+    """Keeps one node's lease, in the running event loop. ``announce`` is called with what holds from then on."""
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class LeaseKeeper:
         dice: random.Random | None = None,
     ) -> None:
         self.machine = machine
+        self.fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._store, self._announce, self._clock = store, announce, clock
         self._dice = dice or random.Random()
         self._inputs: deque[Input] = deque()
@@ -88,7 +89,13 @@ class LeaseKeeper:
             case _:
                 task = asyncio.get_running_loop().create_task(self._call(action))
                 self._calls.add(task)
-                task.add_done_callback(self._calls.discard)
+                task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self.fault.done():
+            self.fault.set_exception(error)
 
     async def _call(self, action: Action) -> None:
         """Ask the store and feed the answer."""
@@ -129,24 +136,33 @@ class LeaseKeeper:
             self._timer = None
         if until is not None:
             left_s = max(until - self._clock(), 0.0)
-            self._timer = asyncio.get_running_loop().call_later(min(left_s, LOOK_AT_CLOCK_S), self._ring, until, left_s)
+            self._set_timer(until, left_s)
+
+    def _set_timer(self, until: float, left_s: float) -> None:
+        pause_s = min(left_s, LOOK_AT_CLOCK_S)
+        self._timer = asyncio.get_running_loop().call_later(pause_s, self._ring, until, left_s - pause_s)
 
     def _ring(self, until: float, left_s: float) -> None:
         """The time has come, or part of it has passed."""
-        left_s -= LOOK_AT_CLOCK_S
-        if left_s <= 0 or self._clock() >= until:
-            self._timer = None
+        if left_s > 0 and self._clock() < until:
+            self._set_timer(until, left_s)
+            return
+        self._timer = None
+        try:
             self.feed(Due())
-        else:
-            self._timer = asyncio.get_running_loop().call_later(min(left_s, LOOK_AT_CLOCK_S), self._ring, until, left_s)
+        except Exception as error:
+            if not self.fault.done():
+                self.fault.set_exception(error)
 
     async def close(self) -> None:
         """Forget timers and calls that are under way."""
         self._wait(None)
-        for task in list(self._calls):
+        calls = list(self._calls)
+        for task in calls:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*calls, return_exceptions=True)
+        if not self.fault.done():
+            self.fault.cancel()
 
 
 def _reason(error: Exception) -> str:

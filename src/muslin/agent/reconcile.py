@@ -15,6 +15,7 @@ had to be made anew gets back the ports that it was last seen with.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -29,10 +30,10 @@ from muslin.kernel.base import Kernel, Scope, Witness
 from muslin.kernel.converge import Journal, converge
 from muslin.model.address import Family, family_of
 from muslin.model.config import NetworkConfig, span_of
-from muslin.model.kernel import PROTOCOL_MUSLIN, AnyObject, Key, Link, Route, Vxlan, link_key
+from muslin.model.kernel import PROTOCOL_MUSLIN, TABLE_MAIN, AnyObject, Key, Link, Route, Vxlan, link_key
 from muslin.model.lease import Advertisement, Lease
 from muslin.model.network import Refusal, Tunnel
-from muslin.model.ops import Op, OpResult, SetLink
+from muslin.model.ops import Create, Op, OpResult, SetLink
 from muslin.model.state import DesiredState, Owned, Snapshot
 from muslin.plan.diff import diff
 from muslin.plan.traffic import STRANGERS, TABLE
@@ -197,6 +198,7 @@ class Reconciler:
         expected: set[Key] = set()
         names: tuple[str, ...] = ()
         results: tuple[OpResult, ...] = ()
+        latest: tuple[OpResult, ...] = ()
         for _ in range(UNDERLAY_TRIES):
             underlay = self.underlay or self.choose()
             plan_begun = time.perf_counter()
@@ -207,7 +209,8 @@ class Reconciler:
             expected |= {obj.key for obj in (*change.before, *change.after)}
             names += change.leases
             plan_s += time.perf_counter() - plan_begun
-            results += converge(self._kernel, planner.state, self._journal).results
+            latest = converge(self._kernel, planner.state, self._journal).results
+            results += latest
             try:
                 chosen = choose_underlay(self._kernel.seen, self._host.underlay)
             except UsageError as error:  # keep to the last one: it may come back, and nothing is better meanwhile
@@ -218,26 +221,30 @@ class Reconciler:
             self.underlay = chosen
         self._has_looked = True
         repairs = () if is_new else tuple(r.op for r in results if self._is_repair(r, expected))
-        results += self._return_ports()
-        self._failures = {key: self._failures.get(key, new) for key, new in self._failed(results).items()}
+        returned = self._return_ports(results)
+        results += returned
+        self._failures = self._failed((*latest, *returned))
         outcome = self._outcome(begun, results, names, repairs, (trouble,) if trouble else (), whole=True)
         split = {"plan": plan_s, "observe": self._kernel.observe_s, "apply": self._kernel.apply_s}
         return msgspec.structs.replace(outcome, split=split | {"compare": outcome.duration_s - sum(split.values())})
 
     def follow(self, wish: Wish) -> Outcome:
-        """Do what changed leases ask for, if that is all that has changed; else look."""
+        """Do what changed leases ask for, if that is all that has changed; else look.
+
+        What the kernel refused before is left to a look: only that sees whose it is that stands there.
+        """
         planner = self.planner
         if planner is None or self.underlay is None or planner is not self._planner_for(wish, self.underlay):
             return self.look(wish)
         begun = time.perf_counter()
         change = planner.update(wish.leases)
-        ops = diff(DesiredState(change.after), Snapshot.of(change.before), self._journal.owned)
+        wanted = diff(DesiredState(change.after), Snapshot.of(change.before), self._journal.owned)
+        ops = [op for op in wanted if op.key not in self._failures]
         results = tuple(self._kernel.apply(ops)) if ops else ()
-        gone = {obj.key for obj in change.before} - planner.wanted.keys()
-        self._failures = {key: one for key, one in self._failures.items() if key not in gone}
-        self._failures |= self._failed(results)
-        failed = any(result.outcome != "done" for result in results)
-        return self._outcome(begun, results, change.leases, (), (), whole=False, look_again=failed)
+        failed = self._failed(results)
+        self._failures |= failed
+        look_again = bool(failed) or len(ops) < len(wanted)
+        return self._outcome(begun, results, change.leases, (), (), whole=False, look_again=look_again)
 
     def withdraw(self) -> Outcome:
         """Remove all that is ours: the lease is lost, or everything is to go."""
@@ -249,10 +256,13 @@ class Reconciler:
         return self._outcome(begun, results, (), (), troubles, whole=True)
 
     def interests(self) -> tuple[Mapping[Key, AnyObject], Owned, frozenset[str]]:
-        """What is wanted, what is ours, and the links that others are reached by; from any thread."""
-        wanted = self.planner.wanted if self.planner else {}
-        links = frozenset({self.underlay.link}) if self.underlay else frozenset[str]()
-        return wanted, self._journal.owned, links
+        """What is wanted, what is ours, and the links that others are reached by.
+
+        From any thread, while a pass goes on: what is wanted may be asked for keys and not be walked through.
+        """
+        planner, underlay = self.planner, self.underlay
+        links = frozenset({underlay.link}) if underlay else frozenset[str]()
+        return planner.wanted if planner else {}, self._journal.owned, links
 
     def check_tunnel(self) -> str:
         """A sentence when the tunnel's process has ended by itself."""
@@ -286,15 +296,21 @@ class Reconciler:
         return result.outcome == "done" and result.op.key not in expected and result.op.key not in self._failures
 
     def _failed(self, results: Iterable[OpResult]) -> dict[Key, Failure]:
-        now = self._clock()
-        return {r.op.key: Failure(result=r, since=now) for r in results if r.outcome != "done"}
+        """What failed, by key; what did so before is told since then."""
+        now, before = self._clock(), self._failures
+        return {
+            r.op.key: Failure(result=r, since=before[r.op.key].since if r.op.key in before else now)
+            for r in results
+            if r.outcome != "done"
+        }
 
-    def _return_ports(self) -> tuple[OpResult, ...]:
+    def _return_ports(self, results: Iterable[OpResult]) -> tuple[OpResult, ...]:
         """The results of giving a bridge that was made just now the ports that the one before had."""
         bridge, seen = self._host.bridge, self._kernel.seen
         if not bridge:
             return ()
-        if link_key(OWN, bridge) in seen.objects:
+        key = link_key(OWN, bridge)
+        if not any(r.op.key == key and isinstance(r.op, Create) and r.outcome == "done" for r in results):
             links = (obj for obj in seen.objects.values() if isinstance(obj, Link) and obj.netns == OWN)
             self._ports = tuple(link.name for link in links if link.master == bridge)
             return ()
@@ -371,23 +387,35 @@ def _failed_leases(planner: Planner, failures: Iterable[Failure]) -> dict[str, s
 def _in_the_way(planner: Planner, seen: Snapshot) -> Iterator[str]:
     """Routes of others that are longer than a peer's and lead a part of its containers elsewhere."""
     networks = [(family_of(network), *span_of(network)) for network in planner.inputs.config.networks]
-    for obj in seen.objects.values():
-        if not isinstance(obj, Route) or obj.kind != "unicast" or obj.protocol == PROTOCOL_MUSLIN:
+    own = [(family_of(subnet), *span_of(subnet)) for subnet in planner.inputs.subnets]
+    found = []
+    for obj in seen.only(Route):
+        # Of ours, of the bridge or of an overlay's device, or asked only by a rule of others.
+        is_ours = obj.protocol == PROTOCOL_MUSLIN or link_key(OWN, obj.link or "") in planner.wanted
+        if is_ours or obj.kind != "unicast" or obj.table != TABLE_MAIN:
             continue
-        if link_key(OWN, obj.link or "") in planner.wanted:  # of the bridge, or of an overlay's device
-            continue
-        family, (first, last) = family_of(obj.destination), span_of(obj.destination)
-        if not any(family == other and low <= first and last <= high for other, low, high in networks):
-            continue
-        for lease in planner.leases.values():
-            if any(_covers(subnet, family, first, last) for subnet in lease.subnets):
-                route = obj.describe().removeprefix("ip route add ")
-                yield (
-                    f"the route {route}, which is not Muslin's, leads a part of {lease.name} elsewhere: remove it, or "
-                    "give the network another range"
-                )
+        span = (family_of(obj.destination), *span_of(obj.destination))
+        # A route to a container of this host (the CNI plugin ptp makes one for each) is where it belongs.
+        if _in_one_of(networks, span) and not _in_one_of(own, span):
+            found.append((obj, span))
+    if not found:
+        return
+    leases = planner.leases.items()
+    spans = sorted(((family_of(net), *span_of(net)), name) for name, lease in leases for net in lease.subnets)
+    for obj, (family, first, last) in found:
+        # Of the leases that begin at or before the route, the last one: they hardly ever overlap.
+        number = bisect_right(spans, (family, first), key=lambda entry: entry[0][:2]) - 1
+        if number >= 0 and _in_one_of([spans[number][0]], (family, first, last)):
+            route = obj.describe().removeprefix("ip route add ")
+            yield (
+                f"the route {route}, which is not Muslin's, leads a part of {spans[number][1]} elsewhere: remove it, "
+                "or give the network another range"
+            )
 
 
-def _covers(subnet: str, family: Family, first: int, last: int) -> bool:
-    low, high = span_of(subnet)
-    return family_of(subnet) == family and low <= first and last <= high
+Span = tuple[Family, int, int]
+
+
+def _in_one_of(spans: Iterable[Span], inner: Span) -> bool:
+    family, first, last = inner
+    return any(family == other and low <= first and last <= high for other, low, high in spans)

@@ -38,7 +38,7 @@ async def serve(node: Node, addresses: Addresses, notifier: Notifier) -> None:
     """Run until a signal or a request ends it; MuslinError when a socket cannot be opened."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: asyncio.ensure_future(node.stop(release=False)))
+        loop.add_signal_handler(number, node.end)
     loop.add_signal_handler(signal.SIGHUP, node.look)
     api, server = Api(node), HttpServer()
     await server.listen_unix(addresses.socket, api.unix_routes())

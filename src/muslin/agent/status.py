@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import muslin
 from muslin.agent.node_plan import options_of
 from muslin.backends import udp, vxlan
 from muslin.model.lease import Lease
+from muslin.model.ops import Op
 from muslin.wire.agent_api import (
     AgentStatus,
     FailedOperation,
@@ -66,9 +67,13 @@ def status_of(node: Node) -> AgentStatus:
     )
 
 
+def repair_of(ops: Sequence[Op], at: float) -> Repair:
+    """A repair as it is shown; ``at`` in seconds since the epoch."""
+    return Repair(at=at, commands=tuple(op.describe() for op in ops[:SHOWN_COMMANDS]), count=len(ops))
+
+
 def _lease(node: Node) -> LeaseStatus:
-    news = node.announced
-    lease = news.lease if news else None
+    news, lease = node.announced, node.lease_in_force()
     return LeaseStatus(
         state=node.keeper.machine.state if node.keeper else "idle",
         name=lease.name if lease else "",
@@ -89,14 +94,7 @@ def _kernel(node: Node) -> KernelStatus:
         last_pass_s=look.duration_s if look else None,
         last_pass_split=look.split if look else {},
         repaired=node.counters.repaired,
-        repairs=tuple(
-            Repair(
-                at=at,
-                commands=tuple(op.describe() for op in outcome.repairs[:SHOWN_COMMANDS]),
-                count=len(outcome.repairs),
-            )
-            for at, outcome in node.repairs
-        ),
+        repairs=tuple(node.repairs),
         failed=tuple(
             FailedOperation(
                 key=failure.result.op.key,
@@ -137,8 +135,8 @@ def _network(node: Node) -> NetworkStatus | None:
 
 
 def _peers(node: Node) -> Iterator[PeerStatus]:
-    own = node.announced.lease.name if node.announced and node.announced.lease else ""
-    last = node.last
+    lease, last = node.lease_in_force(), node.last
+    own = lease.name if lease else ""
     refused = {refusal.peer: refusal.reason for refusal in last.refusals} if last else {}
     failed = last.failed_leases if last else {}
     for lease in node.network.others(own):

@@ -50,7 +50,7 @@ def run_agent(values: dict[str, Value]) -> int:
     directory = StateDirectory(Path(of["state-dir"]))
     lock = directory.lock()
     try:
-        _warn(directory)
+        _warn()
         asyncio.run(_serve(of, values, directory, notifier))
     finally:
         os.close(lock)
@@ -68,14 +68,12 @@ def require_privilege() -> None:
         )
 
 
-def _warn(directory: Any) -> None:
+def _warn() -> None:
     import logging
 
     log = logging.getLogger("muslin.agent")
     for name in unsupported_environment(os.environ):
         log.warning("%s is set, and this agent has no such setting: it is ignored", name)
-    for warning in directory.warnings:
-        log.warning("%s", warning)
 
 
 async def _serve(of: dict[str, Any], values: dict[str, Value], directory: Any, notifier: Any) -> None:
@@ -117,6 +115,8 @@ def host_options(of: dict[str, Any]) -> Any:
     from muslin.agent.reconcile import HostOptions
     from muslin.agent.underlay import UnderlayOptions
 
+    for pattern in of["iface-regex"]:
+        _check_pattern(pattern)
     return HostOptions(
         name=node_name(of),
         underlay=UnderlayOptions(
@@ -130,6 +130,15 @@ def host_options(of: dict[str, Any]) -> Any:
         fully_random=not of["ip-masq-fully-random-disable"],
         forward=of["iptables-forward-rules"],
     )
+
+
+def _check_pattern(pattern: str) -> None:
+    import re
+
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"--iface-regex {pattern} is no regular expression: {error}") from None
 
 
 def node_options(of: dict[str, Any]) -> Any:
