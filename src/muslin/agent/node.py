@@ -413,7 +413,7 @@ class Node:
             await asyncio.sleep(TUNNEL_CHECK_S)
             if self.last is None or self.last.tunnel is None or self._busy_since is not None:
                 continue
-            if await self._in_thread(self.reconciler.check_tunnel) and not self.last.troubles:
+            if await self._in_thread(self.reconciler.check_tunnel) and not self.last.tunnel_is_down:
                 self._agenda.look_soon()
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:

@@ -22,7 +22,7 @@ from typing import Protocol
 import msgspec
 
 from muslin.agent.node_plan import NodeInputs
-from muslin.agent.planner import Planner
+from muslin.agent.planner import Change, Planner
 from muslin.agent.underlay import Underlay, UnderlayOptions, choose_underlay
 from muslin.errors import MuslinError, UsageError
 from muslin.kernel import nft_counters
@@ -101,6 +101,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the links whose traffic is the network's."""
     tunnel_ended: str = ""
     """A sentence when the tunnel's process is found to have ended by itself; once, however long it stays away."""
+    tunnel_is_down: bool = False
+    """Whether it could not be made to run, and will be tried again."""
     troubles: tuple[str, ...] = ()
     """Sentences: the interface, the tunnel, routes of others in the way."""
     look_again: bool = False
@@ -170,8 +172,14 @@ class Reconciler:
         self._journal, self._tunnels, self._host, self._clock = journal, tunnels, host, clock
         self._failures: dict[Key, Failure] = {}
         self._ports: tuple[str, ...] = ()
-        self._tunnel_is_down = False
-        self._has_looked = False
+        self._troubles: tuple[str, ...] = ()
+        """What the last look found wrong beyond single operations."""
+        self._tunnel_trouble = ""
+        self._is_new = True
+        """Whether no look has gone through yet with this planner: then nothing of it is a repair."""
+        self._expected: set[Key] = set()
+        self._changed: tuple[str, ...] = ()
+        """The keys and the leases whose plan has changed since a pass has gone through."""
 
     # ---- the interface to other nodes ------------------------------------------------------------------------
 
@@ -193,38 +201,34 @@ class Reconciler:
         """Make the kernel agree with ``wish``, whatever it holds now."""
         begun = time.perf_counter()
         self._kernel.observe_s = self._kernel.apply_s = plan_s = 0.0
-        trouble = ""
-        is_new = False
-        expected: set[Key] = set()
-        names: tuple[str, ...] = ()
+        troubles: tuple[str, ...] = ()
         results: tuple[OpResult, ...] = ()
         latest: tuple[OpResult, ...] = ()
         for _ in range(UNDERLAY_TRIES):
             underlay = self.underlay or self.choose()
             plan_begun = time.perf_counter()
             planner = self._planner_for(wish, underlay)
-            is_new |= planner is not self.planner or not self._has_looked
+            self._is_new |= planner is not self.planner
             self.planner = planner
-            change = planner.update(wish.leases)
-            expected |= {obj.key for obj in (*change.before, *change.after)}
-            names += change.leases
+            self._note(planner.update(wish.leases))
             plan_s += time.perf_counter() - plan_begun
             latest = converge(self._kernel, planner.state, self._journal).results
             results += latest
             try:
                 chosen = choose_underlay(self._kernel.seen, self._host.underlay)
             except UsageError as error:  # keep to the last one: it may come back, and nothing is better meanwhile
-                trouble = error.what
+                troubles = (error.what,)
                 break
             if chosen == self.underlay:
                 break
             self.underlay = chosen
-        self._has_looked = True
-        repairs = () if is_new else tuple(r.op for r in results if self._is_repair(r, expected))
+        repairs = () if self._is_new else tuple(r.op for r in results if self._is_repair(r))
+        self._is_new = False
         returned = self._return_ports(results)
         results += returned
         self._failures = self._failed((*latest, *returned))
-        outcome = self._outcome(begun, results, names, repairs, (trouble,) if trouble else (), whole=True)
+        self._troubles = (*troubles, *_in_the_way(self.planner, self._kernel.seen)) if self.planner else troubles
+        outcome = self._outcome(begun, results, repairs, whole=True)
         split = {"plan": plan_s, "observe": self._kernel.observe_s, "apply": self._kernel.apply_s}
         return msgspec.structs.replace(outcome, split=split | {"compare": outcome.duration_s - sum(split.values())})
 
@@ -238,22 +242,29 @@ class Reconciler:
             return self.look(wish)
         begun = time.perf_counter()
         change = planner.update(wish.leases)
+        self._note(change)
         wanted = diff(DesiredState(change.after), Snapshot.of(change.before), self._journal.owned)
         ops = [op for op in wanted if op.key not in self._failures]
         results = tuple(self._kernel.apply(ops)) if ops else ()
         failed = self._failed(results)
         self._failures |= failed
         look_again = bool(failed) or len(ops) < len(wanted)
-        return self._outcome(begun, results, change.leases, (), (), whole=False, look_again=look_again)
+        return self._outcome(begun, results, (), whole=False, look_again=look_again)
 
     def withdraw(self) -> Outcome:
         """Remove all that is ours: the lease is lost, or everything is to go."""
         begun = time.perf_counter()
         self.planner = None
-        troubles, _ = self._converge_tunnel(None)
+        self._converge_tunnel(None)
         results = converge(self._kernel, DesiredState(), self._journal).results
         self._failures = self._failed(results)
-        return self._outcome(begun, results, (), (), troubles, whole=True)
+        try:
+            self.choose()  # with another address this may be another node, which has a lease
+        except UsageError as error:
+            self._troubles = (error.what,)
+        else:
+            self._troubles = ()
+        return self._outcome(begun, results, (), whole=True)
 
     def interests(self) -> tuple[Mapping[Key, AnyObject], Owned, frozenset[str]]:
         """What is wanted, what is ours, and the links that others are reached by.
@@ -292,8 +303,12 @@ class Reconciler:
 
     # ---- after the kernel ------------------------------------------------------------------------------------
 
-    def _is_repair(self, result: OpResult, expected: set[Key]) -> bool:
-        return result.outcome == "done" and result.op.key not in expected and result.op.key not in self._failures
+    def _note(self, change: Change) -> None:
+        self._expected |= {obj.key for obj in (*change.before, *change.after)}
+        self._changed += change.leases
+
+    def _is_repair(self, result: OpResult) -> bool:
+        return result.outcome == "done" and result.op.key not in self._expected and result.op.key not in self._failures
 
     def _failed(self, results: Iterable[OpResult]) -> dict[Key, Failure]:
         """What failed, by key; what did so before is told since then."""
@@ -320,37 +335,34 @@ class Reconciler:
             self._kernel.apply([SetLink(msgspec.structs.replace(port, master=bridge), "master") for port in free])
         )
 
-    def _converge_tunnel(self, tunnel: Tunnel | None) -> tuple[tuple[str, ...], str]:
-        """What is wrong with the tunnel now, and a sentence when it had ended by itself."""
-        ended = "" if tunnel is None or self._tunnel_is_down else self._tunnels.check()
+    def _converge_tunnel(self, tunnel: Tunnel | None) -> str:
+        """Have it run, or say what is wrong with it from now on; a sentence when it had ended by itself."""
+        ended = "" if tunnel is None or self._tunnel_trouble else self._tunnels.check()
         try:
             self._tunnels.converge(tunnel)
         except MuslinError as error:
-            self._tunnel_is_down = True
-            return (error.what,), ended
-        self._tunnel_is_down = False
+            self._tunnel_trouble = error.what
+            return ended
+        self._tunnel_trouble = ""
         if tunnel is not None:
             self._kernel.settle([link_key(OWN, tunnel.device)])
-        return (), ended
+        return ended
 
     def _outcome(
         self,
         begun: float,
         results: tuple[OpResult, ...],
-        names: tuple[str, ...],
         repairs: tuple[Op, ...],
-        troubles: tuple[str, ...],
         *,
         whole: bool,
         look_again: bool = False,
     ) -> Outcome:
         planner = self.planner
         tunnel, tunnel_ended = planner.tunnel if planner else None, ""
-        if planner is not None and (whole or names):
-            wrong, tunnel_ended = self._converge_tunnel(tunnel)
-            troubles += wrong
-        if planner is not None and whole:
-            troubles += tuple(_in_the_way(planner, self._kernel.seen))
+        changed, self._changed = self._changed, ()
+        self._expected.clear()
+        if planner is not None and (whole or changed):
+            tunnel_ended = self._converge_tunnel(tunnel)
         failures = tuple(self._failures.values())
         own = {obj.key for obj in planner.own.objects} if planner and failures else set()
         return Outcome(
@@ -362,7 +374,7 @@ class Reconciler:
             refused=sum(result.outcome != "done" for result in results),
             failures=failures,
             refusals=tuple(planner.refusals) if planner else (),
-            changed=tuple(dict.fromkeys(names)),
+            changed=tuple(dict.fromkeys(changed)),
             failed_leases=_failed_leases(planner, failures) if planner and failures else {},
             own_failed=any(failure.result.op.key in own for failure in failures),
             underlay=self.underlay,
@@ -371,7 +383,8 @@ class Reconciler:
             tunnel=tunnel,
             devices=planner.devices if planner else (),
             tunnel_ended=tunnel_ended,
-            troubles=troubles,
+            tunnel_is_down=bool(self._tunnel_trouble),
+            troubles=(*self._troubles, *filter(None, (self._tunnel_trouble,))),
             look_again=look_again,
         )
 
