@@ -35,6 +35,8 @@ class Agenda:
         self._work = asyncio.Event()
         self._follow = False
         self._look_at: float | None = None
+        self._heard_at: float | None = None
+        """When the first event came that no look has followed yet."""
         self._free_at = float("-inf")
         """When events may lead to a look again."""
         self._retry_s = RETRY_MIN_S
@@ -52,7 +54,9 @@ class Agenda:
 
     def look_soon(self) -> None:
         """Something has happened that asks for a look."""
-        self.look(max(DEBOUNCE_S, self._free_at - _now()))
+        if self._heard_at is None:
+            self._heard_at = _now()
+            self._work.set()
 
     def look_anyway(self, resync_s: float, took_s: float) -> None:
         """The timer: a look although nothing is heard until then."""
@@ -74,19 +78,26 @@ class Agenda:
 
     async def until_due(self) -> bool:
         """Wait until there is something to do; whether that is a look, or else what changed leases ask for."""
-        while not self._follow:
-            wait_s = None if self._look_at is None else self._look_at - _now()
-            if wait_s is not None and wait_s <= 0:
-                break
+        while not self._follow and not self._look_is_due():
             self._work.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout_at(self._next_look_at()):
                     await self._work.wait()
         self._follow = False
-        if self._look_at is None or self._look_at > _now():
+        if not self._look_is_due():
             return False
-        self._look_at = None
+        self._look_at = self._heard_at = None
         return True
+
+    def _look_is_due(self) -> bool:
+        at = self._next_look_at()
+        return at is not None and at <= _now()
+
+    def _next_look_at(self) -> float | None:
+        # How long the last look took is known only at its end, so what was heard meanwhile is dated here.
+        heard = () if self._heard_at is None else (max(self._heard_at + DEBOUNCE_S, self._free_at),)
+        asked = () if self._look_at is None else (self._look_at,)
+        return min((*heard, *asked), default=None)
 
 
 def _now() -> float:
