@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from muslin.kernel.apply import apply, settle
 from muslin.kernel.base import Scope, Witness
+from muslin.kernel.netlink import OwnPorts
 from muslin.kernel.observe import observe
 from muslin.kernel.sessions import Sessions
 from muslin.model.kernel import Key
@@ -18,6 +19,11 @@ class LinuxKernel:
 
     def __init__(self) -> None:
         self.sessions = Sessions()
+
+    @property
+    def ports(self) -> OwnPorts:
+        """Our sockets, by which a ``Watch`` knows our own doing."""
+        return self.sessions.ports
 
     def observe(self, scope: Scope) -> Snapshot:
         """See ``Kernel.observe``."""

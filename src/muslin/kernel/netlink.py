@@ -65,6 +65,20 @@ def open_socket(netns: str, protocol: int = socket.NETLINK_ROUTE) -> socket.sock
     return opened
 
 
+class OwnPorts:
+    """The addresses (port ids) of our sockets: events that a request caused name the socket that it came from.
+
+    A port id belongs to one socket within one namespace and protocol only.
+    """
+
+    def __init__(self) -> None:
+        self._ports: dict[tuple[int, int], set[int]] = {}
+
+    def of(self, inode: int, protocol: int) -> set[int]:
+        """Those in the namespace of this inode: the set itself, which changes when sockets come and go."""
+        return self._ports.setdefault((inode, protocol), set())
+
+
 class NetlinkSocket:
     """A conversation with the kernel about one namespace."""
 
@@ -72,6 +86,11 @@ class NetlinkSocket:
         self.netns = netns
         self._socket = open_socket(netns, protocol)
         self._sequence = 0
+
+    @property
+    def port(self) -> int:
+        """The port id of the socket (netlink(7), ``nl_pid``)."""
+        return int(self._socket.getsockname()[0])
 
     def close(self) -> None:
         """End the conversation."""

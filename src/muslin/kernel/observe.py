@@ -1,7 +1,7 @@
 """Look: what the kernel holds, as the same values that a plan is made of.
 
-Theory of operation: each namespace is dumped by its own socket; records carry interface numbers, objects carry
-names, and here one becomes the other. The far end of a veth lies in another namespace: the record names its number
+Theory of operation: each namespace is dumped by its own socket, and ``kernel.records`` makes objects of the answers.
+The far end of a veth lies in another namespace: the record names its number
 and, as an id that only the near namespace knows, its namespace. Ends are matched by their numbers both ways, and by
 asking for that id where the numbers alone leave a doubt.
 """
@@ -14,41 +14,12 @@ from collections.abc import Iterator
 from muslin.kernel import netns as netns_door
 from muslin.kernel import nft, nft_sets
 from muslin.kernel.base import Scope
+from muslin.kernel.records import UNKNOWN_END, is_learned, link_of, object_of
 from muslin.kernel.sessions import Session, Sessions
-from muslin.model.kernel import (
-    Address,
-    AnyObject,
-    Bridge,
-    FdbEntry,
-    Link,
-    LinkOptions,
-    Loopback,
-    Neighbour,
-    Netns,
-    Nexthop,
-    OtherKind,
-    Route,
-    Rule,
-    Sysctl,
-    Tun,
-    Veth,
-    Vxlan,
-)
+from muslin.model.kernel import AnyObject, Link, Netns, Sysctl
 from muslin.model.state import Snapshot
 from muslin.wire import rtnetlink
-from muslin.wire.rtnetlink import (
-    AddressRecord,
-    FdbRecord,
-    LinkRecord,
-    NeighbourRecord,
-    NexthopRecord,
-    NsidRecord,
-    Request,
-    RouteRecord,
-    RuleRecord,
-)
-
-NUD_PERMANENT = 0x80  # uapi/linux/neighbour.h
+from muslin.wire.rtnetlink import LinkRecord, NsidRecord, Request
 
 
 def observe(sessions: Sessions, scope: Scope) -> Snapshot:
@@ -94,7 +65,7 @@ def _observe_tables(session: Session, scope: Scope, names: dict[int, str]) -> It
         requests += [rtnetlink.fdb_dump(ifindex)] if scope.fdb else []
     for request in requests:
         for record in _dump(session, request):
-            if (obj := _object_of(netns, record, names)) is not None:
+            if not is_learned(record) and (obj := object_of(netns, record, names)) is not None:
                 yield obj
 
 
@@ -105,104 +76,11 @@ def _entry_ifindexes(netns: str, scope: Scope, names: dict[int, str]) -> list[in
     return [ifindex for ifindex, name in names.items() if (netns, name) in scope.entry_links]
 
 
-def _object_of(netns: str, record: object, names: dict[int, str]) -> AnyObject | None:
-    match record:
-        case AddressRecord():
-            return Address(netns=netns, link=names.get(record.ifindex, ""), address=record.address)
-        case RouteRecord():
-            return _route(netns, record, names)
-        case NexthopRecord():
-            return Nexthop(
-                netns=netns,
-                id=record.id,
-                link=names.get(record.ifindex or 0, ""),
-                via=record.via,
-                onlink=record.onlink,
-                protocol=record.protocol,
-            )
-        case RuleRecord():
-            return _rule(netns, record)
-        case NeighbourRecord() if record.state & NUD_PERMANENT and record.mac:
-            link = names.get(record.ifindex, "")
-            return Neighbour(netns=netns, link=link, address=record.address, mac=record.mac)
-        case FdbRecord() if record.state & NUD_PERMANENT and record.destination:
-            link = names.get(record.ifindex, "")
-            return FdbEntry(netns=netns, link=link, mac=record.mac, destination=record.destination)
-    return None
-
-
-def _route(netns: str, record: RouteRecord, names: dict[int, str]) -> Route:
-    return Route(
-        netns=netns,
-        destination=record.destination,
-        link=names.get(record.ifindex) if record.ifindex else None,
-        via=record.via,
-        nexthop_id=record.nexthop_id or None,
-        source=record.source,
-        metric=record.metric,
-        table=record.table,
-        protocol=record.protocol,
-        scope=record.scope,
-        kind=record.kind,  # type: ignore[arg-type]
-        onlink=record.onlink,
-        mtu=record.mtu,
-    )
-
-
-def _rule(netns: str, record: RuleRecord) -> Rule | None:
-    """The rule; None for one of others that says more than ours can, and so is none of them."""
-    whole_mark = record.fwmask in (0, 0xFFFFFFFF)
-    if record.action != "lookup" or record.inverted or record.oif or not whole_mark:
-        return None
-    return Rule(
-        netns=netns,
-        family=6 if record.family == rtnetlink.AF_INET6 else 4,
-        priority=record.priority,
-        table=record.table,
-        source=record.source,
-        destination=record.destination,
-        iif=record.iif or None,
-        fwmark=record.fwmark or None,
-        protocol=record.protocol,
-    )
-
-
 def _link_objects(netns: str, records: list[LinkRecord], peers: _PeerFinder) -> Iterator[Link]:
     names = {record.ifindex: record.name for record in records}
     for record in records:
-        yield Link(
-            netns=netns,
-            name=record.name,
-            options=_options(netns, record, names, peers),
-            mtu=record.mtu,
-            mac=record.mac or "",
-            alias=record.alias or "",
-            master=names.get(record.master_ifindex or 0, ""),
-            up=record.up,
-        )
-
-
-def _options(netns: str, record: LinkRecord, names: dict[int, str], peers: _PeerFinder) -> LinkOptions:
-    match record.kind:
-        case "loopback":
-            return Loopback()
-        case "bridge":
-            return Bridge()
-        case "tun" if record.tun_type != "tap":
-            return Tun()
-        case "veth":
-            peer_netns, peer = peers.find(netns, record)
-            return Veth(peer_netns=peer_netns, peer=peer)
-        case "vxlan" if record.vxlan is not None:
-            return Vxlan(
-                vni=record.vxlan.vni,
-                local=record.vxlan.local or "",
-                port=record.vxlan.port,
-                underlay=names.get(record.vxlan.device_ifindex or 0),
-                learning=record.vxlan.learning,
-                gbp=record.vxlan.gbp,
-            )
-    return OtherKind(kind=record.kind)
+        far_end = peers.find(netns, record) if record.kind == "veth" else UNKNOWN_END
+        yield link_of(netns, record, names, far_end)
 
 
 class _PeerFinder:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 
 from muslin.kernel import netns as netns_door
-from muslin.kernel.netlink import NETLINK_NETFILTER, NetlinkSocket
+from muslin.kernel.netlink import NETLINK_NETFILTER, NetlinkSocket, OwnPorts
 from muslin.kernel.sysctl import SysctlDirectory
 from muslin.wire import rtnetlink
 from muslin.wire.rtnetlink import LinkRecord
@@ -20,10 +21,11 @@ from muslin.wire.rtnetlink import LinkRecord
 class Session:
     """The doors of one namespace."""
 
-    def __init__(self, netns: str, inode: int) -> None:
+    def __init__(self, netns: str, inode: int, ports: OwnPorts | None = None) -> None:
         self.netns = netns
         self.inode = inode
-        self.netlink = NetlinkSocket(netns)
+        self._ports = ports or OwnPorts()
+        self.netlink = self._open(socket.NETLINK_ROUTE)
         self._netfilter: NetlinkSocket | None = None
         self._sysctl: SysctlDirectory | None = None
         self._ifindex: dict[str, int] = {}
@@ -39,8 +41,13 @@ class Session:
     def netfilter(self) -> NetlinkSocket:
         """The conversation about nftables, opened on first use."""
         if self._netfilter is None:
-            self._netfilter = NetlinkSocket(self.netns, NETLINK_NETFILTER)
+            self._netfilter = self._open(NETLINK_NETFILTER)
         return self._netfilter
+
+    def _open(self, protocol: int) -> NetlinkSocket:
+        conversation = NetlinkSocket(self.netns, protocol)
+        self._ports.of(self.inode, protocol).add(conversation.port)
+        return conversation
 
     def links(self) -> list[LinkRecord]:
         """All links, fresh; their numbers are remembered."""
@@ -63,7 +70,7 @@ class Session:
         self._ifindex = {}
 
     def close(self) -> None:
-        """Close all doors."""
+        """Close all doors. What they did is ours all the same: their ports stay known, and are random numbers."""
         self.netlink.close()
         if self._netfilter is not None:
             self._netfilter.close()
@@ -75,6 +82,7 @@ class Sessions:
     """The doors of all namespaces."""
 
     def __init__(self) -> None:
+        self.ports = OwnPorts()
         self._open: dict[str, Session] = {}
 
     def get(self, netns: str) -> Session:
@@ -86,7 +94,7 @@ class Sessions:
         session = self._open.get(netns)
         if session is None or session.inode != inode:
             self.forget(netns)
-            session = self._open[netns] = Session(netns, inode)
+            session = self._open[netns] = Session(netns, inode, self.ports)
         return session
 
     def forget_links(self) -> None:

@@ -1,8 +1,17 @@
 """Hear that something changed: hints from the kernel, never the truth.
 
-Theory of operation: sockets of their own, one a namespace and protocol, join the kernel's multicast groups. What an
-event says is thrown away; that it came says which namespace to look at again. When the kernel had to drop events
-(ENOBUFS), the hint is the same: look again. So nothing can be missed, at worst a look is made in vain.
+Theory of operation: sockets of their own, one a namespace and protocol, join the kernel's multicast groups. Each event
+becomes a ``Hint``: which object it is about, as it was said to be then, and whether it went. It tells whether a look is
+worth its while and never what to do: whoever acts looks first. What cannot be told, above all when the kernel had to
+drop events (ENOBUFS), is a hint without an object: look at everything. So nothing can be missed.
+
+* **Our own doing is left out.** An event names the socket of the request that caused it (nlmsg_pid), and our own
+  sockets are known (``netlink.OwnPorts``); the header is enough to pass over it. Two kinds name none: entries of a
+  VXLAN device's forwarding table (vxlan_fdb_notify, drivers/net/vxlan), and what the ``nft`` program did for us.
+* **A link's figures are no change.** An event of a link comes for much that no object holds; only what differs from
+  the link as it was known is passed on.
+* What the kernel learned by itself about a neighbour is told as the end of what somebody had entered there.
+* Of settings below /proc/sys the kernel tells forwarding and reverse path filtering alone (struct netconfmsg).
 """
 
 from __future__ import annotations
@@ -11,71 +20,189 @@ import contextlib
 import errno
 import select
 import socket
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from muslin.kernel.netlink import SO_RCVBUFFORCE, SOL_NETLINK, open_socket
+from muslin.kernel import netns as netns_door
+from muslin.kernel.netlink import (
+    NETLINK_NETFILTER,
+    SO_RCVBUFFORCE,
+    SOL_NETLINK,
+    NetlinkSocket,
+    OwnPorts,
+    open_socket,
+)
+from muslin.kernel.records import is_learned, link_of, object_of, settings_of
+from muslin.model.kernel import AnyObject, Link, NftTable
+from muslin.wire import netlink as wire
+from muslin.wire import nftables, rtnetlink
+from muslin.wire.netlink import Message
+from muslin.wire.rtnetlink import LinkRecord, NetconfRecord
 
 WATCH_BUFFER_BYTES = 32 << 20
 NETLINK_ADD_MEMBERSHIP = 1
-# uapi/linux/rtnetlink.h, enum rtnetlink_groups: link, neigh, IPv4 address, route and rule, IPv6 ones, nexthop
-RTNETLINK_GROUPS = (1, 3, 5, 7, 8, 9, 11, 19, 32)
-NETLINK_NETFILTER = 12  # uapi/linux/netlink.h
+# uapi/linux/rtnetlink.h, enum rtnetlink_groups: link, neigh, IPv4 address, route and rule, IPv6 ones, netconf of both,
+# nexthop
+RTNETLINK_GROUPS = (1, 3, 5, 7, 8, 9, 11, 19, 24, 25, 32)
 NFNLGRP_NFTABLES = 7  # uapi/linux/netfilter/nfnetlink.h
+REMOVALS = {
+    rtnetlink.RTM_DELADDR,
+    rtnetlink.RTM_DELLINK,
+    rtnetlink.RTM_DELNEIGH,
+    rtnetlink.RTM_DELNEXTHOP,
+    rtnetlink.RTM_DELROUTE,
+    rtnetlink.RTM_DELRULE,
+}
+RECEIVE_BYTES = 1 << 16
+
+
+class Hint(NamedTuple):
+    """Something has changed in ``netns``: ``object`` came, became so or, if ``removed``, went; None: who knows what.
+
+    Of a table of nftables it is said that something in it changed: its text is not told.
+    """
+
+    netns: str
+    object: AnyObject | None
+    removed: bool = False
+
+
+class _Ear:
+    """One socket in one namespace, and what it takes to understand what it hears."""
+
+    def __init__(self, netns: str, protocol: int, groups: tuple[int, ...], own: set[int]) -> None:
+        self.netns, self.own = netns, own
+        self.socket = open_socket(netns, protocol)
+        with contextlib.suppress(PermissionError):
+            self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, WATCH_BUFFER_BYTES)
+        for group in groups:
+            with contextlib.suppress(OSError):  # a group that this kernel does not know has no events either
+                self.socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+        self.socket.setblocking(False)
+
+    def hear(self) -> Iterator[Hint]:
+        """Everything that waits."""
+        while True:
+            try:
+                data = self.socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self.recover()
+                yield Hint(self.netns, None)
+                continue
+            try:
+                for message in wire.iter_messages(data):
+                    if message.port not in self.own:
+                        yield from self.understand(message)
+            except ValueError:  # a message that is none
+                yield Hint(self.netns, None)
+
+    def understand(self, message: Message) -> Iterator[Hint]:
+        """The hints that an event of somebody else is worth."""
+        raise NotImplementedError
+
+    def recover(self) -> None:
+        """Events were lost."""
+
+
+class _RouteEar(_Ear):
+    """Links, addresses, routes, next hops, rules, neighbours, forwarding entries, settings."""
+
+    def __init__(self, netns: str, own: set[int]) -> None:
+        super().__init__(netns, socket.NETLINK_ROUTE, RTNETLINK_GROUPS, own)
+        self._names: dict[int, str] = {}
+        self._links: dict[int, Link] = {}
+        self.recover()
+
+    def recover(self) -> None:
+        """Learn all links by a question of its own; those that went keep their names, as their addresses go later."""
+        conversation = NetlinkSocket(self.netns)
+        try:
+            records = [rtnetlink.parse_record(message) for message in conversation.dump(rtnetlink.link_dump())]
+        finally:
+            conversation.close()
+        links = [record for record in records if isinstance(record, LinkRecord)]
+        self._names |= {record.ifindex: record.name for record in links}
+        self._links = {record.ifindex: link_of(self.netns, record, self._names) for record in links}
+
+    def understand(self, message: Message) -> Iterator[Hint]:
+        """See ``_Ear``."""
+        record = rtnetlink.parse_record(message)
+        removed = message.kind in REMOVALS
+        if isinstance(record, LinkRecord):
+            yield from self._link(record, removed)
+        elif isinstance(record, NetconfRecord):
+            yield from (Hint(self.netns, setting) for setting in settings_of(self.netns, record, self._names))
+        elif record is not None and (obj := object_of(self.netns, record, self._names)) is not None:
+            yield Hint(self.netns, obj, removed or is_learned(record))
+
+    def _link(self, record: LinkRecord, removed: bool) -> Iterator[Hint]:
+        before = self._links.pop(record.ifindex, None)
+        if removed:
+            yield Hint(self.netns, before or link_of(self.netns, record, self._names), removed=True)
+            return
+        self._names[record.ifindex] = record.name
+        link = self._links[record.ifindex] = link_of(self.netns, record, self._names)
+        if before is not None and before.name != link.name:
+            yield Hint(self.netns, before, removed=True)
+        if before != link:
+            yield Hint(self.netns, link)
+
+
+class _FilterEar(_Ear):
+    """Tables of nftables."""
+
+    def __init__(self, netns: str, own: set[int]) -> None:
+        super().__init__(netns, NETLINK_NETFILTER, (NFNLGRP_NFTABLES,), own)
+
+    def understand(self, message: Message) -> Iterator[Hint]:
+        """See ``_Ear``."""
+        event = nftables.parse_event(message)
+        if event is not None:
+            table = NftTable(netns=self.netns, family=event.family, name=event.table, text="")  # type: ignore[arg-type]
+            yield Hint(self.netns, table, event.removed)
 
 
 class Watch:
-    """Watches namespaces; ``fileno`` is readable when a hint waits (for select, poll or an event loop)."""
+    """Watches namespaces; ``fileno`` is readable when a hint waits (for select, poll or an event loop).
 
-    def __init__(self, netns_names: tuple[str, ...] = ()) -> None:
+    ``own`` are the sockets whose doing is left out: those of a kernel (``LinuxKernel.ports``).
+    """
+
+    def __init__(self, netns_names: tuple[str, ...] = (), own: OwnPorts | None = None) -> None:
         self._poll = select.epoll()
-        self._sockets: dict[int, tuple[str, socket.socket]] = {}
+        self._own = own or OwnPorts()
+        self._ears: dict[int, _Ear] = {}
         for netns in netns_names:
             self.add(netns)
 
     def add(self, netns: str) -> None:
         """Watch one more namespace; FileNotFoundError when there is none of this name."""
-        for protocol, groups in (
-            (socket.NETLINK_ROUTE, RTNETLINK_GROUPS),
-            (NETLINK_NETFILTER, (NFNLGRP_NFTABLES,)),
-        ):
-            opened = open_socket(netns, protocol)
-            with contextlib.suppress(PermissionError):
-                opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, WATCH_BUFFER_BYTES)
-            for group in groups:
-                with contextlib.suppress(OSError):  # a group that this kernel does not know has no events either
-                    opened.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
-            opened.setblocking(False)
-            self._sockets[opened.fileno()] = (netns, opened)
-            self._poll.register(opened.fileno(), select.EPOLLIN)
+        inode = netns_door.inode_of(netns)
+        if inode is None:
+            raise FileNotFoundError(errno.ENOENT, "no such network namespace", netns)
+        ears = (
+            _RouteEar(netns, self._own.of(inode, socket.NETLINK_ROUTE)),
+            _FilterEar(netns, self._own.of(inode, NETLINK_NETFILTER)),
+        )
+        for ear in ears:
+            self._ears[ear.socket.fileno()] = ear
+            self._poll.register(ear.socket.fileno(), select.EPOLLIN)
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
         return self._poll.fileno()
 
-    def read(self, timeout_s: float = 0.0) -> set[str]:
-        """The namespaces to look at again; empty when nothing came within ``timeout_s`` seconds."""
-        hints = set()
-        for fd, _ in self._poll.poll(timeout_s):
-            netns, opened = self._sockets[fd]
-            if self._drain(opened):
-                hints.add(netns)
-        return hints
-
-    @staticmethod
-    def _drain(opened: socket.socket) -> bool:
-        came = False
-        while True:
-            try:
-                opened.recv(1 << 16)
-            except BlockingIOError:
-                return came
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-            came = True
+    def read(self, timeout_s: float = 0.0) -> list[Hint]:
+        """The hints that wait; none when nothing came within ``timeout_s`` seconds, or only our own doing."""
+        return [hint for fd, _ in self._poll.poll(timeout_s) for hint in self._ears[fd].hear()]
 
     def close(self) -> None:
         """Stop watching."""
-        for _, opened in self._sockets.values():
-            opened.close()
-        self._sockets = {}
+        for ear in self._ears.values():
+            ear.socket.close()
+        self._ears = {}
         self._poll.close()

@@ -1,4 +1,4 @@
-"""Set elements of nftables as netlink messages: values to bytes and back; and whether there is a table.
+"""Set elements of nftables as netlink messages: values to bytes and back; and of tables, what their events say.
 
 Theory of operation: tables and rules go through the ``nft`` program as text, whole. A large set that changes often
 cannot: the program reads it whole before it changes one element. So elements have messages of their own. Changes to
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import struct
 
+import msgspec
+
 from muslin.wire.netlink import (
     NLA_F_NESTED,
     NLM_F_CREATE,
@@ -18,13 +20,19 @@ from muslin.wire.netlink import (
     encode_attribute,
     encode_nested,
     parse_attributes,
+    read_text,
+    unpack,
 )
 from muslin.wire.rtnetlink_values import Request, pack_address, unpack_address
 
 FAMILY_NUMBERS = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}  # NFPROTO_*
 
+FAMILY_NAMES = {number: name for name, number in FAMILY_NUMBERS.items()}
+
 SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 GET_TABLE = SUBSYSTEM << 8 | 1  # NFT_MSG_GETTABLE
+DELETE_TABLE = SUBSYSTEM << 8 | 2
+GENERATION = (15, 16)  # NFT_MSG_NEWGEN, NFT_MSG_GETGEN
 BATCH_BEGIN = 0x10  # NFNL_MSG_BATCH_BEGIN
 BATCH_END = 0x11  # NFNL_MSG_BATCH_END
 NEW_ELEMENT = SUBSYSTEM << 8 | 12  # NFT_MSG_NEWSETELEM
@@ -81,6 +89,29 @@ def parse_elements(message: Message) -> list[str]:
         if len(key) in (4, 16):
             found.append(unpack_address(key))
     return found
+
+
+class TableEvent(msgspec.Struct, frozen=True, gc=False):
+    """Something happened to a table, or in it; ``removed`` when the table itself went."""
+
+    family: str
+    table: str
+    removed: bool
+
+
+def parse_event(message: Message) -> TableEvent | None:
+    """The table that an event is about; None for one that is about none (the end of a transaction).
+
+    Each kind of thing in a table names the table in attribute 1.
+    """
+    subsystem, what = divmod(message.kind, 1 << 8)
+    if subsystem != SUBSYSTEM or what in GENERATION:
+        return None
+    number = unpack(_HEADER, "nfgenmsg", message.payload)[0]
+    table = read_text(parse_attributes(message.payload, _HEADER.size), TABLE_NAME)
+    if number not in FAMILY_NAMES or not table:
+        raise ValueError(f"message kind {message.kind}: a family and the name of a table expected, not found")
+    return TableEvent(FAMILY_NAMES[number], table, message.kind == DELETE_TABLE)
 
 
 def _encode_place(family: str, table: str, set_name: str) -> bytes:

@@ -43,6 +43,12 @@ from muslin.wire.rtnetlink_neighbour import (
     neighbour_dump,
     parse_neighbour,
 )
+from muslin.wire.rtnetlink_netconf import (
+    NETCONFA_IFINDEX_ALL,
+    NETCONFA_IFINDEX_DEFAULT,
+    NetconfRecord,
+    parse_netconf,
+)
 from muslin.wire.rtnetlink_nexthop import (
     NexthopRecord,
     nexthop_add,
@@ -79,6 +85,7 @@ from muslin.wire.rtnetlink_values import (
     RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELNEIGH,
+    RTM_DELNETCONF,
     RTM_DELNEXTHOP,
     RTM_DELNSID,
     RTM_DELROUTE,
@@ -86,6 +93,7 @@ from muslin.wire.rtnetlink_values import (
     RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWNEIGH,
+    RTM_NEWNETCONF,
     RTM_NEWNEXTHOP,
     RTM_NEWNSID,
     RTM_NEWROUTE,
@@ -98,9 +106,12 @@ __all__ = [
     "AF_INET",
     "AF_INET6",
     "AF_UNSPEC",
+    "NETCONFA_IFINDEX_ALL",
+    "NETCONFA_IFINDEX_DEFAULT",
     "RTM_DELADDR",
     "RTM_DELLINK",
     "RTM_DELNEIGH",
+    "RTM_DELNETCONF",
     "RTM_DELNEXTHOP",
     "RTM_DELNSID",
     "RTM_DELROUTE",
@@ -108,6 +119,7 @@ __all__ = [
     "RTM_NEWADDR",
     "RTM_NEWLINK",
     "RTM_NEWNEIGH",
+    "RTM_NEWNETCONF",
     "RTM_NEWNEXTHOP",
     "RTM_NEWNSID",
     "RTM_NEWROUTE",
@@ -118,6 +130,7 @@ __all__ = [
     "LinkRecord",
     "LinkStatistics",
     "NeighbourRecord",
+    "NetconfRecord",
     "NexthopRecord",
     "NsidRecord",
     "Record",
@@ -154,13 +167,22 @@ __all__ = [
 ]
 
 Record = (
-    AddressRecord | FdbRecord | LinkRecord | NeighbourRecord | NexthopRecord | NsidRecord | RouteRecord | RuleRecord
+    AddressRecord
+    | FdbRecord
+    | LinkRecord
+    | NeighbourRecord
+    | NetconfRecord
+    | NexthopRecord
+    | NsidRecord
+    | RouteRecord
+    | RuleRecord
 )
 
 _PARSERS: dict[int, Callable[[bytes], Record | None]] = {
     RTM_DELADDR: parse_address,
     RTM_DELLINK: parse_link,
     RTM_DELNEIGH: parse_neighbour,
+    RTM_DELNETCONF: parse_netconf,
     RTM_DELNEXTHOP: parse_nexthop,
     RTM_DELNSID: parse_nsid,
     RTM_DELROUTE: parse_route,
@@ -168,6 +190,7 @@ _PARSERS: dict[int, Callable[[bytes], Record | None]] = {
     RTM_NEWADDR: parse_address,
     RTM_NEWLINK: parse_link,
     RTM_NEWNEIGH: parse_neighbour,
+    RTM_NEWNETCONF: parse_netconf,
     RTM_NEWNEXTHOP: parse_nexthop,
     RTM_NEWNSID: parse_nsid,
     RTM_NEWROUTE: parse_route,

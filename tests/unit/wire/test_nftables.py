@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muslin.wire import nftables
-from muslin.wire.netlink import Message
+from muslin.wire.netlink import Message, encode_attribute
 
 ADDRESSES = st.ip_addresses()
 
@@ -66,3 +66,19 @@ def test_damaged_answers_raise_value_errors_only(payload: bytes) -> None:
 def test_what_is_no_address_is_refused() -> None:
     with pytest.raises(ValueError, match="an IPv4 or IPv6 address expected"):
         nftables.element_add("inet", "muslin", "nodes4", "somewhere")
+
+
+@pytest.mark.parametrize("kind", [nftables.GET_TABLE - 1, nftables.DELETE_TABLE, nftables.NEW_ELEMENT])
+def test_an_event_tells_its_table(kind: int) -> None:
+    payload = bytes((1, 0, 0, 0)) + encode_attribute(1, b"muslin\0")
+    event = nftables.parse_event(Message(kind, 0, 0, 0, payload))
+    assert event == nftables.TableEvent("inet", "muslin", kind == nftables.DELETE_TABLE)
+
+
+def test_the_end_of_a_transaction_is_about_no_table() -> None:
+    assert nftables.parse_event(Message(nftables.SUBSYSTEM << 8 | 15, 0, 0, 0, bytes(4))) is None
+
+
+def test_an_event_without_a_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="name of a table expected"):
+        nftables.parse_event(Message(nftables.NEW_ELEMENT, 0, 0, 0, bytes((1, 0, 0, 0))))
