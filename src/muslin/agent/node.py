@@ -322,7 +322,7 @@ class Node:
 
     async def _pass(self, look: bool) -> None:
         lease = self.lease_in_force()
-        if self.network.let_go(lease.name if lease else "", time.monotonic()):
+        if self.network.let_go(lease.name if lease else "", asyncio.get_running_loop().time()):
             self._remember(previous=None)
             look = True
         wish = self.network.wish(lease, self.node_file.vtep_mac) if lease else None
@@ -379,7 +379,7 @@ class Node:
         self._plan_next(outcome)
 
     def _plan_next(self, outcome: Outcome) -> None:
-        if (lingers_s := self.network.lingers_s(time.monotonic())) is not None:
+        if (lingers_s := self.network.lingers_s(asyncio.get_running_loop().time())) is not None:
             self._agenda.look(lingers_s)
         if outcome.look_again:
             self._agenda.look_soon()

@@ -311,13 +311,14 @@ class Reconciler:
         return result.outcome == "done" and result.op.key not in self._expected and result.op.key not in self._failures
 
     def _failed(self, results: Iterable[OpResult]) -> dict[Key, Failure]:
-        """What failed, by key; what did so before is told since then."""
+        """What failed, by key; what did so before is told since then. Of several of one key, what failed first."""
         now, before = self._clock(), self._failures
-        return {
-            r.op.key: Failure(result=r, since=before[r.op.key].since if r.op.key in before else now)
-            for r in results
-            if r.outcome != "done"
-        }
+        failed: dict[Key, Failure] = {}
+        for result in results:
+            key = result.op.key
+            if result.outcome != "done" and key not in failed:
+                failed[key] = Failure(result=result, since=before[key].since if key in before else now)
+        return failed
 
     def _return_ports(self, results: Iterable[OpResult]) -> tuple[OpResult, ...]:
         """The results of giving a bridge that was made just now the ports that the one before had."""
