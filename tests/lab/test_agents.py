@@ -33,6 +33,7 @@ from tests.lab.support import (
     netns_of,
     processes_of,
     routes_of,
+    sentences,
     ttls_of,
     wait_until,
 )
@@ -66,7 +67,8 @@ def status_of(muslin: Muslin, name: str, node: str) -> Any:
 
 
 def check_is_proved(muslin: Muslin, name: str, cells: int) -> Any:
-    report = muslin.json("check", "--name", name)
+    report = muslin.json("check", "--name", name, code=None)
+    assert sentences(report) == []
     assert report["ok"] is True
     assert len(report["cells"]) == cells
     return report

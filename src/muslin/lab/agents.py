@@ -96,11 +96,12 @@ def running(crew: Crew) -> list[RunningProgram]:
     """The agents and members that live in the lab's namespaces, whatever they were told."""
     places = [agent.netns for agent in crew.agents] + [member.netns for member in crew.members]
     found = [process for mark in (AGENT_MARK, MEMBER_MARK) for process in programs.find(mark, places)]
-    return [
-        RunningProgram(process.value, process, arguments)
-        for process in found
-        if (arguments := _arguments_of(process.words)) is not None
-    ]
+    told: dict[tuple[str, tuple[str, ...]], programs.Program] = {}
+    # A child of an agent looks like its parent until it has become what it is to be: the elder is the agent.
+    for process in sorted(found, key=lambda one: (one.started, one.pid)):
+        if (arguments := _arguments_of(process.words)) is not None:
+            told.setdefault((process.value, arguments), process)
+    return [RunningProgram(name, process, arguments) for (name, arguments), process in told.items()]
 
 
 def _arguments_of(words: Sequence[str]) -> tuple[str, ...] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from muslin.errors import MuslinError, UsageError
@@ -68,6 +69,14 @@ def test_what_an_agent_runs_for_a_moment_is_no_agent(found: Found) -> None:
     found[AGENT_MARK] = [program("node1", "nft", "-f", "-")]
 
     assert running(crew()) == []
+
+
+def test_a_child_that_still_looks_like_its_agent_is_not_taken_for_it(found: Found) -> None:
+    wanted = crew()
+    agent = program("node1", "python3", "-P", "-m", "muslin", *wanted.agents[0].words)
+    found[AGENT_MARK] = [msgspec.structs.replace(agent, pid=3, started=2), agent]
+
+    assert [each.process.pid for each in running(wanted)] == [agent.pid]
 
 
 # ---- waiting -----------------------------------------------------------------------------------------------
