@@ -13,6 +13,9 @@ from muslin.errors import EXIT_OK, UnsupportedError, UsageError
 from muslin.settings import Value
 
 CAP_NET_ADMIN = 12  # uapi/linux/capability.h
+COLLECT_AFTER = 100_000
+"""New containers between two runs of the garbage collector. What 10,000 peers are made of holds no cycles, and walking
+it at Python's usual pace took a third of the first pass."""
 
 
 @click.command()
@@ -38,6 +41,7 @@ def agent(**given: Any) -> int:
 def run_agent(values: dict[str, Value]) -> int:
     """Run an agent with these settings until it is stopped."""
     import asyncio
+    import gc
 
     from muslin.agent.files import StateDirectory
     from muslin.agent.logs import set_up
@@ -45,6 +49,7 @@ def run_agent(values: dict[str, Value]) -> int:
 
     of = {name: value.value for name, value in values.items()}
     set_up(of["log-format"], of["log-level"])
+    gc.set_threshold(COLLECT_AFTER)
     notifier = Notifier.from_environment(os.environ)
     require_privilege()
     directory = StateDirectory(Path(of["state-dir"]))

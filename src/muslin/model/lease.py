@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 
-class Advertisement(msgspec.Struct, frozen=True, kw_only=True):
+class Advertisement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a node says of itself. ``data`` is the backend's own, by family, as JSON values."""
 
     addresses: tuple[str, ...]
@@ -23,7 +23,7 @@ class Advertisement(msgspec.Struct, frozen=True, kw_only=True):
     data_v6: dict[str, Any] = {}
 
 
-class Lease(msgspec.Struct, frozen=True, kw_only=True):
+class Lease(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A node's hold on its subnets (at most one a family), until ``expires_at`` (seconds since the epoch).
 
     ``expires_at`` None is a reservation: it has no end and stays one.

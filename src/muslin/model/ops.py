@@ -15,7 +15,7 @@ import msgspec
 from muslin.model.kernel import AnyObject, Key, Link, LinkAttribute, NftTable, Veth, inside, link_key
 
 
-class Create(msgspec.Struct, frozen=True, tag=True):
+class Create(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Add an object that is not there; the kernel refuses where its key is held by another one.
 
     ``against`` is the object of others that does hold it, where that is known: so the attempt changes nothing.
@@ -40,7 +40,7 @@ class Create(msgspec.Struct, frozen=True, tag=True):
         return self.object.describe()
 
 
-class Replace(msgspec.Struct, frozen=True, tag=True):
+class Replace(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Turn the object that holds this key into ``object``, without a moment in which there is none."""
 
     object: AnyObject
@@ -56,7 +56,7 @@ class Replace(msgspec.Struct, frozen=True, tag=True):
         return self.object.describe_replace()
 
 
-class SetLink(msgspec.Struct, frozen=True, tag=True):
+class SetLink(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Change one attribute of a living link."""
 
     object: Link
@@ -72,7 +72,7 @@ class SetLink(msgspec.Struct, frozen=True, tag=True):
         return self.object.describe_set(self.attribute)
 
 
-class Delete(msgspec.Struct, frozen=True, tag=True):
+class Delete(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Remove an object."""
 
     object: AnyObject
@@ -92,7 +92,7 @@ Op = Create | Replace | SetLink | Delete
 Outcome = Literal["done", "failed", "skipped"]
 
 
-class OpResult(msgspec.Struct, frozen=True, kw_only=True):
+class OpResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What became of one operation. ``errno`` is 0 unless it failed; ``reason`` is the kernel's word or ours."""
 
     op: Op

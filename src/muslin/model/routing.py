@@ -5,8 +5,6 @@ from __future__ import annotations
 import shlex
 from typing import ClassVar, Literal, Self
 
-import msgspec
-
 from muslin.model.address import DEFAULT_PREFIX, family_of
 from muslin.model.objects import KernelObject, Key, inside_netns, ip_command, link_key
 
@@ -109,7 +107,11 @@ class Route(KernelObject, frozen=True, kw_only=True):
         A route with a link of its own and no gateway asks for just that; a next hop object brings its gateway along.
         """
         same_way = self.via == observed.via or self.link is None or self.nexthop_id is not None
-        return same_way and KernelObject.satisfied_by(msgspec.structs.replace(self, metric=None), observed)
+        return same_way and all(
+            getattr(self, field) in (None, getattr(observed, field))
+            for field in self.__struct_fields__
+            if field != "metric"
+        )
 
     @property
     def shown_destination(self) -> str:
