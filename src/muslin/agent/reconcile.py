@@ -34,7 +34,7 @@ from muslin.model.kernel import PROTOCOL_MUSLIN, TABLE_MAIN, AnyObject, Key, Lin
 from muslin.model.lease import Advertisement, Lease
 from muslin.model.network import Refusal, Tunnel
 from muslin.model.ops import Create, Op, OpResult, SetLink
-from muslin.model.state import DesiredState, Owned, Snapshot
+from muslin.model.state import OWN_TABLE, DesiredState, Owned, Snapshot
 from muslin.plan.diff import diff
 from muslin.plan.traffic import STRANGERS, TABLE
 from muslin.wire.agent_api import TunnelStatus
@@ -125,7 +125,10 @@ class TunnelDoor(Protocol):
 
 
 class SeeingKernel:
-    """A kernel that remembers what was seen last, and how long looking and writing took."""
+    """A kernel that remembers what was seen last, and how long looking and writing took.
+
+    It always looks at the host itself: marks tell what is ours even when nothing is wanted and no record names a place.
+    """
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -135,6 +138,9 @@ class SeeingKernel:
     def observe(self, scope: Scope) -> Snapshot:
         """See ``Kernel.observe``."""
         begun = time.perf_counter()
+        if OWN not in scope.netns:
+            netns, nft = (*scope.netns, OWN), scope.nft | {(OWN, *OWN_TABLE)}
+            scope = msgspec.structs.replace(scope, netns=netns, nft=nft)
         self.seen = self._kernel.observe(scope)
         self.observe_s += time.perf_counter() - begun
         return self.seen

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from muslin.agent.files import StateDirectory, read_subnet_env
-from muslin.agent.reconcile import TunnelDoor
+from muslin.agent.reconcile import SeeingKernel, TunnelDoor
 from muslin.errors import MuslinError
 from muslin.kernel.base import Kernel
 from muslin.kernel.converge import converge, plan_ops
@@ -41,7 +41,7 @@ class Removal:
     """Finds and removes; ``run_directory`` holds the socket and the tunnel's files."""
 
     def __init__(self, kernel: Kernel, tunnels: TunnelDoor, directory: StateDirectory, run_directory: Path) -> None:
-        self._kernel, self._tunnels = kernel, tunnels
+        self._kernel, self._tunnels = SeeingKernel(kernel), tunnels
         self._directory, self._run_directory = directory, run_directory
         self._journal = directory.journal()
 
@@ -76,7 +76,8 @@ class Removal:
         # A flannel that runs here now may have written its own.
         if env is not None and node.lease is not None and env.subnets == node.lease.subnets:
             found.append(Path(node.subnet_file))
-        return found
+        unfinished = f"{node.subnet_file}.new"
+        return [*found, Path(unfinished)] if node.subnet_file and Path(unfinished).exists() else found
 
 
 def _remove_if_empty(directory: Path) -> None:

@@ -469,7 +469,7 @@ async def test_an_interface_that_goes_while_running_is_said_and_the_plan_stays(c
         assert any("no interface" in problem for problem in node.status().problems), "a step does not unsay it"
         assert node.status().ready
         cluster.data.remove("10.5.200.0-24")
-        host.put(link)  # type: ignore[arg-type]
+        host.put(link)
         await until(lambda: not node.status().problems and not node.status().peers)
         assert host.kernel.objects == before
 
