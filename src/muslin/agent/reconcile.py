@@ -68,6 +68,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """An operation that the kernel refused, and since when it does."""
 
     result: OpResult
+    words: str
+    """The command, and why it did not work."""
     since: float
 
 
@@ -323,7 +325,8 @@ class Reconciler:
         for result in results:
             key = result.op.key
             if result.outcome != "done" and key not in failed:
-                failed[key] = Failure(result=result, since=before[key].since if key in before else now)
+                since = before[key].since if key in before else now
+                failed[key] = Failure(result=result, words=result.describe(), since=since)
         return failed
 
     def _return_ports(self, results: Iterable[OpResult]) -> tuple[OpResult, ...]:
@@ -400,7 +403,7 @@ def _failed_leases(planner: Planner, failures: Iterable[Failure]) -> dict[str, s
     reasons: dict[str, str] = {}
     for failure in failures:
         for name in planner.leases_wanting(failure.result.op.key):
-            reasons.setdefault(name, failure.result.describe())
+            reasons.setdefault(name, failure.words)
     return reasons
 
 

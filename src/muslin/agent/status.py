@@ -99,7 +99,7 @@ def _kernel(node: Node) -> KernelStatus:
             FailedOperation(
                 key=failure.result.op.key,
                 command=failure.result.op.describe(),
-                reason=failure.result.describe(),
+                reason=failure.words,
                 since=failure.since,
             )
             for failure in (last.failures if last else ())
@@ -173,7 +173,7 @@ def _problems(node: Node, peers: tuple[PeerStatus, ...], unhealthy: str) -> Iter
     if last is not None:
         yield from last.troubles
         by_lease = set(last.failed_leases.values())
-        yield from _few([f.result.describe() for f in last.failures if f.result.describe() not in by_lease])
+        yield from _few([failure.words for failure in last.failures if failure.words not in by_lease])
     yield from _few([f"{peer.name}: {peer.reason}" for peer in peers if peer.state == "failed"])
     yield from _few([peer.reason for peer in peers if peer.state == "refused"])
     if network.snapshot is not None and network.snapshot.unreadable:

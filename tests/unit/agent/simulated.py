@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec
@@ -69,3 +70,18 @@ def without_thread(node: Node) -> Node:
 
     node._in_thread = at_once  # type: ignore[method-assign]
     return node
+
+
+async def until(condition: Callable[[], object], within_s: float = 60.0) -> None:
+    """Wait for a condition, in simulated seconds."""
+    for _ in range(int(within_s / 0.01)):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come true")
+
+
+def config(backend: str = "vxlan", network: str = "10.5", **options: object) -> bytes:
+    """A network whose agents lease the subnets 1 to 49; the tests' own peers have others."""
+    pool = {"Network": f"{network}.0.0/16", "SubnetMin": f"{network}.1.0", "SubnetMax": f"{network}.49.0"}
+    return json.dumps({**pool, "Backend": {"Type": backend, **options}}).encode()

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -28,15 +27,9 @@ from muslin.store.memory import MemoryData, MemoryStore
 from muslin.wire.flannel_lease import encode_value
 from muslin.wire.subnet_env import parse_subnet_env
 from tests.unit.agent.hosts import Host
-from tests.unit.agent.simulated import simulated, without_thread
+from tests.unit.agent.simulated import config, simulated, until, without_thread
 
 HOUR_S = 3600.0
-
-
-def config(backend: str = "vxlan", network: str = "10.5", **options: object) -> bytes:
-    """A network whose agents lease the subnets 1 to 49; the tests' own peers have others."""
-    pool = {"Network": f"{network}.0.0/16", "SubnetMin": f"{network}.1.0", "SubnetMax": f"{network}.49.0"}
-    return json.dumps({**pool, "Backend": {"Type": backend, **options}}).encode()
 
 
 class Cluster:
@@ -75,15 +68,6 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     yield found
     for host in found.hosts:
         host.watch.close()
-
-
-async def until(condition: Callable[[], object], within_s: float = 60.0) -> None:
-    """Wait for a condition, in simulated seconds."""
-    for _ in range(int(within_s / 0.01)):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come true")
 
 
 def routes(host: Host) -> set[str]:
