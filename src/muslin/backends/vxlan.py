@@ -1,10 +1,14 @@
 """flannel's vxlan: the overlay of step 4 inside of the kernel (RFC 7348).
 
 Theory of operation: as flannel lays it out, so that its nodes can be peers. The device has the ``.0`` address of the
-node's subnet and a MAC that all peers know. For each peer: a neighbour entry (its ``.0`` address has this MAC), a
-forwarding entry (that MAC lies behind this underlay address) and, last, the route to its subnet. Nothing is learned
-or asked for on the wire. Answers of a remote node may come by another link than the question left by, so reverse
-path filtering is loose (2), which is enough (RFC 3704 section 2.4).
+node's subnet and a MAC that all peers know. For each peer: a neighbour entry (the gateway has this MAC), a forwarding
+entry (that MAC lies behind this underlay address) and, last, the route to its subnet through the gateway. Nothing is
+learned or asked for on the wire. Answers of a remote node may come by another link than the question left by, so
+reverse path filtering is loose (2), which is enough (RFC 3704 section 2.4).
+
+As nobody asks on the wire, which address stands for a peer is this node's own affair: with IPv4 the ``.0`` of its
+subnet, as in flannel; with IPv6 the link-local address of its MAC. Any other gateway IPv6 compares with the routes that
+are there (ip6_route_check_nh_onlink, net/ipv6/route.c), and it would let no route turn to here from another device.
 
 A lab has one device, over the first family of its underlay, for the subnets of both. An agent has, as flannel does, a
 device for each family that its underlay has, each with the subnets of its own family; what a peer cannot take over
@@ -22,7 +26,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from muslin.backends.base import MTU_MAX, MTU_MIN, PORT_MAX, Given, Way, nexthop_numbers, route, sort_out
-from muslin.model.address import Family, address_part, family_of, host_prefix, nth_address
+from muslin.model.address import Family, address_part, family_of, host_prefix, link_local_address, nth_address
 from muslin.model.kernel import VXLAN_PORT, Address, AnyObject, FdbEntry, Link, Neighbour, Sysctl, Vxlan
 from muslin.model.network import BackendPlan, LocalNode, Peer, Refusal, of_family
 from muslin.model.state import DesiredState
@@ -186,10 +190,15 @@ def _peer_objects(
                 for end in _in_use(ends, peer)
             )
         if end := _end_for(ends, family_of(subnet)):
-            gateway = address_part(subnet)
+            gateway, onlink = _gateway(subnet, end.mac)
             objects.append(Neighbour(netns=local.netns, link=end.device.name, address=gateway, mac=end.mac))
-            objects += route(local, Way(subnet, gateway, end.device.name, onlink=True), numbers)
+            objects += route(local, Way(subnet, gateway, end.device.name, onlink), numbers)
     return objects, reason if ends == {} else ""
+
+
+def _gateway(subnet: str, mac: str) -> tuple[str, bool | None]:
+    """The address that stands for the peer on the device, and whether the kernel must be told that it is there."""
+    return (link_local_address(mac), None) if family_of(subnet) == 6 else (address_part(subnet), True)
 
 
 def _direct_way(peer: Peer, subnet: str, options: Options) -> Way | None:

@@ -68,6 +68,13 @@ def nth_address(prefix: str, index: int) -> str:
     return str(network[index])
 
 
+def link_local_address(mac: str) -> str:
+    """The IPv6 link-local address that an interface of this MAC gives itself (RFC 4291 section 2.5.6, appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    identifier = bytes([octets[0] ^ 0x02]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + identifier))
+
+
 def contains(prefix: str, inner: str) -> bool:
     """Whether ``prefix`` covers the address or prefix ``inner``; never across families."""
     if family_of(prefix) != family_of(inner):

@@ -177,26 +177,17 @@ def _additions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned, s
         elif there is None:
             yield Replace(obj) if isinstance(obj, Sysctl) else Create(obj)
         elif not obj.satisfied_by(there):  # type: ignore[arg-type]
-            yield from _replacement(obj, there, owned)
+            yield _replacement(obj, there, owned)
         elif key in shaken:
             yield Replace(obj, there)
     yield from _restored_sysctls(wanted, observed, owned)
 
 
-def _replacement(obj: AnyObject, there: AnyObject, owned: Owned) -> Iterator[Op]:
-    """One operation, except where the old object is in the new one's way. Nothing of others is replaced.
-
-    IPv6 compares an on-link gateway with the routes that are there, and refuses one that leads to another link
-    (ip6_route_check_nh_onlink, net/ipv6/route.c): as the old route to the same subnet does.
-    """
+def _replacement(obj: AnyObject, there: AnyObject, owned: Owned) -> Op:
+    """The operation that puts an object in another one's place; what is others' stays, and the kernel will refuse."""
     if owned.marked and isinstance(obj, NOT_TO_BE_TAKEN) and not owned.covers(there):
-        yield Create(obj, against=there)
-        return
-    route = obj if isinstance(obj, Route) and isinstance(there, Route) and obj.link != there.link else None
-    if route and route.onlink and family_of(route.destination) == 6 and owned.covers(there):
-        yield from (Delete(there), Create(obj))
-    else:
-        yield Replace(obj, there)
+        return Create(obj, against=there)
+    return Replace(obj, there)
 
 
 def _link_ops(obj: Link, there: Link | None, made: set[Key], owned: Owned) -> Iterator[Op]:

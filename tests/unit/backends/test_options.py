@@ -156,8 +156,8 @@ def test_an_agent_of_two_families_has_two_devices_as_flannel_has() -> None:
         "bridge fdb add 02:00:00:00:00:06 dev vxlan6.1 dst 2001:db8::2 self permanent",
         "ip neigh add 10.5.2.0 lladdr 02:00:00:00:00:04 dev vxlan1 nud permanent",
         "ip route add 10.5.2.0/24 via 10.5.2.0 dev vxlan1 onlink proto 77",
-        "ip neigh add fd00:5:0:2:: lladdr 02:00:00:00:00:06 dev vxlan6.1 nud permanent",
-        "ip route add fd00:5:0:2::/64 via fd00:5:0:2:: dev vxlan6.1 onlink proto 77",
+        "ip neigh add fe80::ff:fe00:6 lladdr 02:00:00:00:00:06 dev vxlan6.1 nud permanent",
+        "ip route add fd00:5:0:2::/64 via fe80::ff:fe00:6 dev vxlan6.1 proto 77",
     ]
 
 

@@ -20,8 +20,8 @@ def test_over_ipv4_a_peer_is_an_entry_a_neighbour_and_a_route_in_each_family() -
         f"bridge fdb add {MAC2} dev vxlan1 dst 10.0.0.20 self permanent",
         f"ip neigh add 172.16.1.0 lladdr {MAC2} dev vxlan1 nud permanent",
         "ip route add 172.16.1.0/24 via 172.16.1.0 dev vxlan1 onlink",
-        f"ip neigh add fd16:0:0:1:: lladdr {MAC2} dev vxlan1 nud permanent",
-        "ip route add fd16:0:0:1::/64 via fd16:0:0:1:: dev vxlan1 onlink",
+        f"ip neigh add fe80::ff:fe00:2 lladdr {MAC2} dev vxlan1 nud permanent",
+        "ip route add fd16:0:0:1::/64 via fe80::ff:fe00:2 dev vxlan1",
     ]
     assert plan.tunnel is None
 

@@ -94,3 +94,8 @@ def test_parsing_twice_changes_nothing_and_packs_to_the_same_bytes(text: str) ->
     assert address.parse_interface(canonical) == canonical
     assert address.packed(address.address_part(canonical)) == ipaddress.ip_interface(text).ip.packed
     assert address.contains(address.network_of(canonical), canonical)
+
+
+def test_a_mac_gives_a_link_local_address() -> None:
+    assert address.link_local_address("02:00:00:00:00:06") == "fe80::ff:fe00:6"
+    assert address.link_local_address("52:54:00:12:34:56") == "fe80::5054:ff:fe12:3456"
