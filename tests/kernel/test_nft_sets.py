@@ -135,3 +135,22 @@ def test_a_bad_element_costs_nobody_else_anything(netns: str, kernel: LinuxKerne
     assert [result.outcome for result in results] == ["done", "failed", "done", "done"]
     assert results[1].errno == errno.EINVAL
     assert elements_by_nft(netns, "nodes4") == set(ADDRESSES[:3])
+
+
+def test_a_new_table_never_has_empty_sets(kernel: LinuxKernel, netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    netns_door.create(netns)
+    monkeypatch.setattr("muslin.kernel.nft_sets.apply_elements", lambda *_: pytest.fail("they came after the table"))
+    assert converge(kernel, desired(netns, ADDRESSES)).ok
+    assert elements_by_nft(netns, "nodes4") == set(ADDRESSES[:-1])
+    assert elements_by_nft(netns, "nodes6") == {"fd00::20"}
+
+
+def test_elements_that_a_new_table_cannot_have_cost_neither_table_nor_other_elements(
+    kernel: LinuxKernel, netns: str
+) -> None:
+    netns_door.create(netns)
+    good = desired(netns, ["10.0.0.1"])
+    bad = NftElement(netns=netns, family="inet", table="muslin", set="nodes4", address="no address")
+    report = converge(kernel, DesiredState((*good.objects, bad)))
+    assert [result.op.object for result in report.failed] == [bad]
+    assert elements_by_nft(netns, "nodes4") == {"10.0.0.1"}

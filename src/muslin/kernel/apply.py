@@ -48,9 +48,13 @@ def apply(
     """Execute the operations; one result each, in the same order."""
     results: dict[int, OpResult] = {}
     missing: dict[Key, str] = {}
+    if not (witness or one_by_one):
+        results = _create_filled_tables(sessions, ops)
     for _, stage in groupby(enumerate(ops), key=lambda item: _stage_of(item[1])):
         batches: dict[str | int, list[tuple[int, Op]]] = {}
         for index, op in stage:
+            if index in results:
+                continue
             if reason := _missing_reason(op, missing):
                 results[index] = OpResult(op=op, outcome="skipped", reason=reason)
                 missing |= dict.fromkeys(_keys_of(op), reason)
@@ -63,6 +67,32 @@ def apply(
                 results[index] = _result(op, answer, missing)
     settle(sessions, (op.key for op in ops if isinstance(op, SetLink) and op.attribute == "up" and op.object.up))
     return [results[index] for index in range(len(ops))]
+
+
+def _create_filled_tables(sessions: Sessions, ops: Sequence[Op]) -> dict[int, OpResult]:
+    """Make new packet filter tables together with the elements of their sets; the results of those that worked.
+
+    A rule that looks into a set must not find it empty first. And one script with 10,000 elements takes a third of the
+    time of as many messages. A table that is refused so is left to be made empty, and its elements one by one.
+    """
+    results: dict[int, OpResult] = {}
+    elements: dict[Key, list[int]] = {}
+    for index, op in enumerate(ops):
+        if isinstance(op, Create) and isinstance(op.object, NftElement):
+            elements.setdefault(op.object.requires[0], []).append(index)
+    for index, op in enumerate(ops):
+        if not (isinstance(op, Create) and isinstance(table := op.object, NftTable) and op.key in elements):
+            continue
+        members: dict[str, list[str]] = {}
+        for number in elements[op.key]:
+            if isinstance(element := ops[number].object, NftElement) and element.set in table.address_sets:
+                members.setdefault(element.set, []).append(element.address)
+        with contextlib.suppress(OSError, MuslinError):
+            sessions.get(table.netns)
+            nft.create_table(table.with_elements(members))
+            made = [index, *(number for number in elements[op.key] if ops[number].object.set in members)]  # type: ignore[union-attr]
+            results |= {number: OpResult(op=ops[number], outcome="done") for number in made}
+    return results
 
 
 def settle(sessions: Sessions, links: Iterable[Key]) -> None:

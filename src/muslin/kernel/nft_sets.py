@@ -49,11 +49,18 @@ def read_elements(session: Session, family: str, table: str, name: str) -> list[
 
 def apply_elements(session: Session, ops: Sequence[Op]) -> list[Answer]:
     """Add or delete the elements of these operations; one answer each, in order."""
-    answers: list[Answer] = []
-    for start in range(0, len(ops), ELEMENTS_PER_BATCH):
-        requests = [_encode(op) for op in ops[start : start + ELEMENTS_PER_BATCH]]
-        answers += _apply_batch(session.netfilter, requests)
-    return answers
+    answers: dict[int, Answer] = {}
+    requests: dict[int, Request] = {}
+    for place, op in enumerate(ops):
+        try:
+            requests[place] = _encode(op)
+        except ValueError as error:  # not an address: what the kernel would say EINVAL to
+            answers[place] = Answer(errno.EINVAL, str(error))
+    places = list(requests)
+    for start in range(0, len(places), ELEMENTS_PER_BATCH):
+        batch = places[start : start + ELEMENTS_PER_BATCH]
+        answers |= zip(batch, _apply_batch(session.netfilter, [requests[place] for place in batch]), strict=True)
+    return [answers[place] for place in range(len(ops))]
 
 
 def _encode(op: Op) -> Request:
