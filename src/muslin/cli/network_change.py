@@ -27,6 +27,7 @@ from muslin.store.base import Store
 from muslin.wire.flannel_config import parse_network_config
 from muslin.wire.flannel_lease import encode_value, parse_name
 
+KEPT = "Muslin's agents keep to the configuration before, or wait where there was none"
 HINT_SUBNET = "write 10.5.34.0/24, or 10.5.34.0/24,fd00:5:34::/64 in a network of both families"
 
 
@@ -128,12 +129,12 @@ def _doubts(config: NetworkConfig, text: bytes) -> Iterator[str]:
 
     yield from read_config(text)[1]
     if config.backend not in BACKENDS:
-        yield f"Muslin has no backend {config.backend!r}, only {', '.join(BACKENDS)}: its agents will wait"
+        yield f"Muslin has no backend {config.backend!r}, only {', '.join(BACKENDS)}: {KEPT}"
         return
     try:
         ignored = BACKENDS[config.backend].parse_options(config.backend_options).ignored
     except ValueError as error:
-        yield from (f"Muslin's agents will wait: {fault}" for fault in str(error).splitlines())
+        yield from (f"{fault}: {KEPT}" for fault in str(error).splitlines())
     else:
         yield from (f"the backend's option {name} means nothing and is ignored" for name in ignored)
 

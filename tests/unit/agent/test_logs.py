@@ -94,11 +94,15 @@ def test_a_secret_is_never_shown() -> None:
         assert "***" in told
 
 
+def warning(text: str, *words: object, level: int = logging.WARNING, **more: Any) -> logging.LogRecord:
+    return record(text, *words, level=level, **more)
+
+
 def test_what_repeats_is_told_once_a_minute_with_its_count() -> None:
     repeat = RepeatFilter(60)
-    told = [moment for moment in range(0, 300) if repeat.filter(record("the store is away", created=float(moment)))]
+    told = [moment for moment in range(0, 300) if repeat.filter(warning("the store is away", created=float(moment)))]
     assert told == [0, 60, 120, 180, 240]
-    last = record("the store is away", created=300.0)
+    last = warning("the store is away", created=300.0)
     assert repeat.filter(last)
     assert TextFormatter().format(last).endswith("the store is away (and 59 times more since it was last logged)")
     assert json.loads(JsonFormatter().format(last))["held_back"] == 59
@@ -106,24 +110,29 @@ def test_what_repeats_is_told_once_a_minute_with_its_count() -> None:
 
 def test_other_texts_levels_and_loggers_are_not_held_back() -> None:
     repeat = RepeatFilter(60)
-    assert repeat.filter(record("peer %s is gone", "a"))
-    assert repeat.filter(record("peer %s is gone", "b"))
-    assert repeat.filter(record("peer %s is gone", "a", level=logging.ERROR))
-    assert repeat.filter(record("peer %s is gone", "a", name="muslin.store"))
-    assert not repeat.filter(record("peer %s is gone", "a"))
+    assert repeat.filter(warning("peer %s is gone", "a"))
+    assert repeat.filter(warning("peer %s is gone", "b"))
+    assert repeat.filter(warning("peer %s is gone", "a", level=logging.ERROR))
+    assert repeat.filter(warning("peer %s is gone", "a", name="muslin.store"))
+    assert not repeat.filter(warning("peer %s is gone", "a"))
 
 
 def test_a_clock_that_is_put_back_silences_nothing() -> None:
     repeat = RepeatFilter(60)
-    assert repeat.filter(record("hello", created=1000.0))
-    assert repeat.filter(record("hello", created=10.0))
+    assert repeat.filter(warning("hello", created=1000.0))
+    assert repeat.filter(warning("hello", created=10.0))
 
 
 def test_memory_of_texts_is_bounded() -> None:
     repeat = RepeatFilter(60)
     for number in range(3 * REMEMBERED):
-        repeat.filter(record(f"number {number}"))
+        repeat.filter(warning(f"number {number}"))
     assert len(repeat._seen) == REMEMBERED
+
+
+def test_what_goes_well_is_told_each_time() -> None:
+    repeat = RepeatFilter(60)
+    assert all(repeat.filter(record("the network is 10.5.0.0/16")) for _ in range(3))
 
 
 def test_the_journal_is_known_by_device_and_inode(tmp_path: Path) -> None:
