@@ -3,8 +3,8 @@
 Theory of operation: the standard library's logging. What ``muslin`` says is logged from the chosen level on, what
 libraries say from WARNING on. Under systemd stderr is the journal (JOURNAL_STREAM names its device and inode, see
 systemd.exec(5)); then each line starts with the priority in angle brackets (sd-daemon(3)) and leaves the time to the
-journal. A warning or error that repeats is logged once a minute, with how often it was held back: an agent that fails at
-each turn must not fill a disk.
+journal. A warning or an error that repeats is logged once a minute, with how often it was held back: an agent that
+fails at each turn must not fill a disk.
 
 A secret is a ``model.secret.Secret``, which formats as ``***``; nothing here looks for secrets in texts.
 """
