@@ -47,6 +47,8 @@ from muslin.model.state import DesiredState, Owned, Snapshot, is_link_mark
 # A link is set up after its addresses: so it never speaks with an address that it is about to change.
 STAGE_LINK_ATTRIBUTES = 12
 STAGE_LINK_UP = 25
+# A next hop that is in use turns its routes at once: only when neighbour and forwarding entry are there at the new end.
+STAGE_NEXTHOP_TURNED = 47
 LINK_LOCAL = "fe80:"  # RFC 4291 section 2.5.6
 NOT_TO_BE_TAKEN = Route | Nexthop | Rule | NftTable | FdbEntry | Neighbour
 """What is somebody's as a whole, other than a setting, an attribute of a link, or an address that is what it says."""
@@ -71,6 +73,8 @@ def diff(desired: DesiredState, observed: Snapshot, owned: Owned | None = None) 
 def _stage(op: Op) -> int:
     if isinstance(op, SetLink):
         return STAGE_LINK_UP if op.attribute == "up" else STAGE_LINK_ATTRIBUTES
+    if isinstance(op, Replace) and isinstance(op.object, Nexthop):
+        return STAGE_NEXTHOP_TURNED
     return op.object.rank
 
 

@@ -179,6 +179,18 @@ def test_a_route_turns_to_another_link_in_one_step(destination: str) -> None:
     assert diff(desired(new), seen(N1, old), owning(old)) == (Replace(new, old),)
 
 
+def test_a_next_hop_in_use_turns_when_its_new_neighbour_is_there() -> None:
+    old = Nexthop(netns="n1", id=7, link="a", via="172.16.1.0", onlink=True)
+    new = msgspec.structs.replace(old, link="vx0")
+    route = Route(netns="n1", destination="172.16.1.0/24", nexthop_id=7)
+    neighbour = Neighbour(netns="n1", link="vx0", address="172.16.1.0", mac=MAC)
+    entry = FdbEntry(netns="n1", link="vx0", mac=MAC, destination="10.0.0.2")
+
+    ops = diff(desired(new, route, neighbour, entry), seen(N1, old, route))
+
+    assert ops == (Create(neighbour), Create(entry), Replace(new, old))
+
+
 # ---- links in the way ------------------------------------------------------------------------------------
 
 
