@@ -177,15 +177,30 @@ def plan_peers(host: Host, leases: Sequence[Lease]) -> NodePlan:
     addresses = (address for lease in leases for address in lease.advertisement.addresses)
     objects: list[AnyObject] = list(traffic.node_elements(OWN_NETNS, addresses if host.filtering.wanted else ()))
     plans = []
-    for (backend, options), peers in zip(host.backends, _peers(host, leases), strict=True):
+    by_backend = _peers(host, leases)
+    for (backend, options), peers in zip(host.backends, by_backend, strict=True):
         if peers:
             plans.append(backend.plan_peers(host.local, peers, options, use_nexthops=True))
             objects += plans[-1].state.objects
     return NodePlan(
         objects=tuple(objects),
-        tunnel_peers=tuple(entry for plan in plans for entry in plan.tunnel_peers),
+        tunnel_peers=(*(entry for plan in plans for entry in plan.tunnel_peers), *_also_heard(host, by_backend)),
         refusals=tuple(refusal for plan in plans for refusal in plan.refusals),
     )
+
+
+def _also_heard(host: Host, by_backend: Sequence[Sequence[Peer]]) -> Iterator[tuple[str, str]]:
+    """Tunnel entries of those whom the other of two backends serves: a tunnel takes nothing from whom it does not know.
+
+    A node sends in the new way to all who say that they hear it, before its own lease says so, and in the old way to
+    all others, long after. Nothing is sent by these entries: the route of the other backend is the longer one.
+    """
+    if len(by_backend) > 1:
+        for place, (_, options) in enumerate(host.backends):
+            if isinstance(options, udp.Options):
+                others = (peer for at, peers in enumerate(by_backend) if at != place for peer in peers)
+                as_udp = [msgspec.structs.replace(peer, backend=udp.NAME, data={}, data_v6={}) for peer in others]
+                yield from udp.plan_peers(host.local, as_udp, options).tunnel_peers
 
 
 def _peers(host: Host, leases: Sequence[Lease]) -> list[list[Peer]]:

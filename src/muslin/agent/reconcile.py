@@ -33,7 +33,7 @@ from muslin.model.config import NetworkConfig, span_of
 from muslin.model.kernel import PROTOCOL_MUSLIN, TABLE_MAIN, AnyObject, Key, Link, Route, Vxlan, link_key
 from muslin.model.lease import Advertisement, Lease
 from muslin.model.network import Refusal, Tunnel
-from muslin.model.ops import Create, Op, OpResult, SetLink
+from muslin.model.ops import Create, Delete, Op, OpResult, SetLink
 from muslin.model.state import OWN_TABLE, DesiredState, Owned, Snapshot
 from muslin.plan.diff import diff
 from muslin.plan.traffic import STRANGERS, TABLE
@@ -130,10 +130,11 @@ class SeeingKernel:
     """A kernel that remembers what was seen last, and how long looking and writing took.
 
     It always looks at the host itself: marks tell what is ours even when nothing is wanted and no record names a place.
+    ``ahead_of_removals`` is called when all that is new is there and all that is old still is.
     """
 
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
+    def __init__(self, kernel: Kernel, ahead_of_removals: Callable[[], None]) -> None:
+        self._kernel, self._ahead_of_removals = kernel, ahead_of_removals
         self.seen = Snapshot()
         self.observe_s = self.apply_s = 0.0
 
@@ -150,7 +151,13 @@ class SeeingKernel:
     def apply(self, ops: Sequence[Op], witness: Witness | None = None, *, one_by_one: bool = False) -> list[OpResult]:
         """See ``Kernel.apply``."""
         begun = time.perf_counter()
-        results = self._kernel.apply(ops, witness, one_by_one=one_by_one)
+        end = len(ops)
+        while end and isinstance(ops[end - 1], Delete):
+            end -= 1
+        results = self._kernel.apply(ops[:end], witness, one_by_one=one_by_one)
+        if end < len(ops):
+            self._ahead_of_removals()
+            results += self._kernel.apply(ops[end:], witness, one_by_one=one_by_one)
         self.apply_s += time.perf_counter() - begun
         return results
 
@@ -176,13 +183,14 @@ class Reconciler:
     ) -> None:
         self.planner: Planner | None = None
         self.underlay: Underlay | None = None
-        self._kernel = SeeingKernel(kernel)
+        self._kernel = SeeingKernel(kernel, self._widen_tunnel)
         self._journal, self._tunnels, self._host, self._clock = journal, tunnels, host, clock
         self._failures: dict[Key, Failure] = {}
         self._ports: tuple[str, ...] = ()
         self._troubles: tuple[str, ...] = ()
         """What the last look found wrong beyond single operations."""
-        self._tunnel_trouble = ""
+        self._tunnel_trouble = self._tunnel_ended = ""
+        self._tunnel_peers: tuple[tuple[str, str], ...] = ()
         self._is_new = True
         """Whether no look has gone through yet with this planner: then nothing of it is a repair."""
         self._expected: set[Key] = set()
@@ -345,18 +353,27 @@ class Reconciler:
             self._kernel.apply([SetLink(msgspec.structs.replace(port, master=bridge), "master") for port in free])
         )
 
-    def _converge_tunnel(self, tunnel: Tunnel | None) -> str:
-        """Have it run, or say what is wrong with it from now on; a sentence when it had ended by itself."""
-        ended = "" if tunnel is None or self._tunnel_trouble else self._tunnels.check()
+    def _converge_tunnel(self, tunnel: Tunnel | None) -> None:
+        """Have it run, or say what is wrong with it from now on; that it had ended by itself is noted."""
+        if tunnel is not None and not self._tunnel_trouble:
+            self._tunnel_ended = self._tunnel_ended or self._tunnels.check()
         try:
             self._tunnels.converge(tunnel)
         except MuslinError as error:
             self._tunnel_trouble = error.what
-            return ended
+            return
         self._tunnel_trouble = ""
+        self._tunnel_peers = tunnel.peers if tunnel is not None else ()
         if tunnel is not None:
             self._kernel.settle([link_key(OWN, tunnel.device)])
-        return ended
+
+    def _widen_tunnel(self) -> None:
+        """Have the tunnel run and know the peers of before and of now, so that each way is there before one goes."""
+        tunnel = self.planner.tunnel if self.planner else None
+        if tunnel is not None:
+            claimed = {prefix for prefix, _ in tunnel.peers}
+            former = tuple(entry for entry in self._tunnel_peers if entry[0] not in claimed)
+            self._converge_tunnel(msgspec.structs.replace(tunnel, peers=(*tunnel.peers, *former)))
 
     def _outcome(
         self,
@@ -368,11 +385,12 @@ class Reconciler:
         look_again: bool = False,
     ) -> Outcome:
         planner = self.planner
-        tunnel, tunnel_ended = planner.tunnel if planner else None, ""
+        tunnel = planner.tunnel if planner else None
         changed, self._changed = self._changed, ()
         self._expected.clear()
         if planner is not None and (whole or changed):
-            tunnel_ended = self._converge_tunnel(tunnel)
+            self._converge_tunnel(tunnel)
+        tunnel_ended, self._tunnel_ended = self._tunnel_ended, ""
         failures = tuple(self._failures.values())
         own = {obj.key for obj in planner.own.objects} if planner and failures else set()
         return Outcome(

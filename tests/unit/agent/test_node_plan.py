@@ -146,6 +146,18 @@ def test_a_change_of_backend_serves_whoever_still_speaks_the_old_one() -> None:
     assert "udp dport 8472" in table.text
 
 
+@pytest.mark.parametrize(("now", "before"), [("udp", "vxlan"), ("vxlan", "udp")])
+def test_while_backends_change_the_tunnel_hears_all_nodes_whatever_they_say(now: str, before: str) -> None:
+    both = msgspec.structs.replace(inputs(now), previous=inputs(before).config)
+    leases = [near_and_far("udp")[0], near_and_far("vxlan")[1]]
+
+    changing, changed = plan_peers(Host(both), leases), plan_peers(Host(inputs("udp")), leases)
+
+    assert changing.refusals == ()
+    assert {prefix for prefix, _ in changing.tunnel_peers} == {subnet for one in leases for subnet in one.subnets}
+    assert changed.tunnel_peers == changing.tunnel_peers[:1]
+
+
 @pytest.mark.parametrize(
     ("before", "now", "expected"),
     [
