@@ -332,7 +332,7 @@ def test_members_of_etcd_may_die_and_come_back(muslin: Muslin) -> None:
     assert joined["programs"] == ["etcd2", "node3"]
     check_is_proved(muslin, name, 54)
     gone = muslin.json("down", name)["labs"][0]
-    assert gone["ended"] == 3 + 3
+    assert gone["ended"] >= 3 + 3, "an agent may just be running a program of its own"
     assert not (muslin.runtime / name).exists()
 
 
