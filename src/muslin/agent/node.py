@@ -459,9 +459,10 @@ class Node:
     def summary(self) -> tuple[bool, str]:
         """Whether the node is ready, and how it is in a few words; cheap."""
         if not self.programmed or self.last is None:
-            return False, ""
-        missing = len(self.last.refusals) + len(self.last.failed_leases)
-        peers = f"{len(self.known) - missing} of {len(self.known)} peers programmed"
+            why = self.trouble or (self.announced.warning or self.announced.sentence if self.announced else "")
+            return False, f"not ready: {why or 'starting'}"
+        missing = {refusal.peer for refusal in self.last.refusals} | self.last.failed_leases.keys()
+        peers = f"{len(self.known) - len(missing)} of {len(self.known)} peers programmed"
         return True, f"{' and '.join(self.programmed)}, {peers}"
 
     async def refresh(self) -> None:

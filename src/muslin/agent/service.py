@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -45,32 +45,44 @@ async def serve(node: Node, addresses: Addresses, notifier: Notifier) -> None:
     try:
         if addresses.healthz_port:
             await server.listen_tcp(addresses.healthz_ip, addresses.healthz_port, api.tcp_routes())
-        around = asyncio.create_task(_look_around(node, notifier))
-        try:
-            await node.run()
-        finally:
-            around.cancel()
-            notifier.stopping()
+        await _run(node, notifier)
     finally:
         await server.close()
         notifier.close()
+
+
+async def _run(node: Node, notifier: Notifier) -> None:
+    """The loop, and beside it whoever tells how it is; what goes wrong in either ends both."""
+    tasks = [asyncio.create_task(node.run()), asyncio.create_task(_look_around(node, notifier))]
+    running, around = tasks
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if around in done:
+            node.end()
+        await running
+    finally:
+        around.cancel()
+        notifier.stopping()
+        with suppress(asyncio.CancelledError):
+            await around
 
 
 async def _look_around(node: Node, notifier: Notifier) -> None:
     """Tell the service manager that we are alive, and how we are whenever that changes."""
     pause_s = min(LOOK_AROUND_S, (notifier.watchdog_s or LOOK_AROUND_S) / 2)
     told = ""
-    was_ready = False
-    tell: Callable[[str], None] = notifier.ready
+    was_ready = is_known = False
     while True:
         healthy, _ = node.health()
         if healthy:
             notifier.alive()
         ready, words = node.summary()
-        if ready and words != told:
-            tell(words)
-            told, tell = words, notifier.status
         if ready and not was_ready:
             log.info("%s", words)
-        was_ready = ready
+        if ready and not is_known:
+            notifier.ready(words)
+            is_known = True
+        elif words != told:
+            notifier.status(words)
+        told, was_ready = words, ready
         await asyncio.sleep(pause_s)

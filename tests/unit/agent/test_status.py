@@ -57,7 +57,7 @@ async def test_before_anything_is_known_there_is_a_status_and_it_says_what_is_wa
     assert (status.ready, status.healthy, status.lease.state, status.peers) == (False, True, "idle", ())
     assert (status.network, status.underlay, status.kernel.last_pass_at) == (None, None, None)
     assert msgspec.json.decode(msgspec.json.encode(status), type=AgentStatus) == status
-    assert node.summary() == (False, "")
+    assert node.summary() == (False, "not ready: starting")
 
 
 @simulated
