@@ -133,7 +133,7 @@ class SeeingKernel:
     ``ahead_of_removals`` is called when all that is new is there and all that is old still is.
     """
 
-    def __init__(self, kernel: Kernel, ahead_of_removals: Callable[[], None]) -> None:
+    def __init__(self, kernel: Kernel, ahead_of_removals: Callable[[], None] = lambda: None) -> None:
         self._kernel, self._ahead_of_removals = kernel, ahead_of_removals
         self.seen = Snapshot()
         self.observe_s = self.apply_s = 0.0
