@@ -15,6 +15,7 @@ import http.client
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sqlite3
@@ -30,7 +31,7 @@ from typing import Any
 import msgspec
 
 from muslin.agent.diagnosis import Faults, explain_faults
-from muslin.cli.agent_client import fetch_status
+from muslin.agent_client import fetch_status
 from muslin.kernel import netns as netns_door
 from muslin.kernel import programs
 from muslin.wire.agent_api import AgentStatus, Event
@@ -65,7 +66,11 @@ class Flow:
 
     def __enter__(self) -> Flow:
         self._thread.start()
-        wait_until(lambda: self._answered, f"{self.what}: a first answer")
+        try:
+            wait_until(lambda: self._answered, f"{self.what}: a first answer")
+        except AssertionError:
+            self.stop()
+            raise
         # What was asked before there was a way is no loss.
         first = min(self._answered)
         self._answered |= set(range(first))
@@ -125,6 +130,11 @@ class Flow:
         wait_until(lambda: self.sent >= wanted, f"{self.what}: {more} more requests", 30)
 
     @property
+    def is_answered(self) -> bool:
+        """Whether one of the latest ten requests has been answered."""
+        return any(number in self._answered for number in range(max(self.sent - 10, 0), self.sent))
+
+    @property
     def lost(self) -> list[int]:
         """The numbers without an answer; call ``stop`` before."""
         return [number for number in range(self.sent) if number not in self._answered]
@@ -155,7 +165,7 @@ def _icmp_socket() -> socket.socket:
 
 def _checksum(data: bytes) -> int:
     """RFC 1071, of an even number of bytes."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF
 
@@ -241,7 +251,8 @@ class Leases:
     def _change(self) -> Iterator[tuple[sqlite3.Connection, int]]:
         with contextlib.closing(sqlite3.connect(self._path, isolation_level=None, timeout=10)) as connection:
             connection.execute("BEGIN IMMEDIATE")
-            (revision,) = connection.execute("UPDATE store SET revision = revision + 1 RETURNING revision").fetchone()
+            counted = "UPDATE store SET revision = revision + 1 RETURNING revision"
+            ((revision,),) = connection.execute(counted).fetchall()
             yield connection, revision
             connection.execute("COMMIT")
         os.utime(self._path)  # how agents hear of it
@@ -371,7 +382,10 @@ class AgentLab:
 
     def settle(self, backend: str | None = None) -> None:
         """Wait until they do."""
-        wait_until(lambda: self.is_settled(backend), f"all nodes are settled with {backend or 'the backend'}")
+        try:
+            wait_until(lambda: self.is_settled(backend), f"all nodes are settled with {backend or 'the backend'}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n" + "\n".join(map(self.told, self.nodes))) from None
 
     def check(self) -> None:
         """Prove the three requirements."""
@@ -405,6 +419,22 @@ class AgentLab:
         finally:
             programs.end_processes(processes_of(self.name, name))
             subprocess.run(["ip", "netns", "del", netns], check=True)
+            shutil.rmtree(self.directory / name, ignore_errors=True)
+
+    def join(self, place: str, *more: str) -> Revivable:
+        """Start an agent on such a host, as that of node1 was started, with more options."""
+        run_directory = self.directory / place
+        run_directory.mkdir(exist_ok=True)
+        model = self.agent("node1")
+        words = [word.replace(str(self.directory / "node1"), str(run_directory)) for word in model.words]
+        words[words.index("--node-name") + 1] = place
+        return Revivable(
+            pid=0,
+            netns=self.netns(place),
+            words=tuple(words),
+            environment={**model.environment, "MUSLIN_LAB_AGENT": place},
+            log=str(run_directory / "agent.log"),
+        ).start(*more)
 
     def source_seen(self, source: str, place: str, address: str) -> str:
         """The address that a datagram from ``source`` to ``address``, which is of ``place``, is seen to come from."""
