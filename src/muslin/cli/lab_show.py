@@ -82,7 +82,7 @@ def _lab_row(name: str) -> LabRow:
 
 def _agents_of(directory: Any, topology: Any) -> dict[str, Any]:
     """Asked over their sockets, which are files: so it needs no way into the lab's namespaces."""
-    from muslin.lab.agent_client import ask_status
+    from muslin.agent_client import ask_status
     from muslin.lab.agent_plan import agents
 
     found = [ask_status(agent.socket) for agent in agents(directory.path, topology, str)]

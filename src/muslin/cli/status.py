@@ -45,7 +45,7 @@ def status(path: str | None, probe: bool | None, everything: bool, wait: bool, w
     Exit code 0: all fine; 1: not ready, or something is wrong; 3: no agent; 4: warnings only.
     """
     from muslin.agent.diagnosis import explain_faults
-    from muslin.cli.agent_client import default_socket
+    from muslin.agent_client import default_socket
     from muslin.cli.status_view import draw
 
     found = look(path or default_socket(), probe, wait_s if wait else 0.0)
@@ -58,7 +58,7 @@ def status(path: str | None, probe: bool | None, everything: bool, wait: bool, w
 
 def look(path: str, probe: bool | None, wait_s: float) -> AgentStatus:
     """Ask the agent; within ``wait_s`` until it is ready. NoAgentError when there is none to the end."""
-    from muslin.cli.agent_client import fetch_status
+    from muslin.agent_client import fetch_status
 
     found = _wait_for(path, wait_s) if wait_s else fetch_status(path)
     if wait_s and not found.ready:
@@ -70,7 +70,7 @@ def look(path: str, probe: bool | None, wait_s: float) -> AgentStatus:
 
 
 def _wait_for(path: str, wait_s: float) -> AgentStatus:
-    from muslin.cli.agent_client import NoAgentError, fetch_status
+    from muslin.agent_client import NoAgentError, fetch_status
 
     deadline = time.monotonic() + wait_s
     while True:

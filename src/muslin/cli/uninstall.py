@@ -79,7 +79,7 @@ def _draw(document: UninstallDocument) -> str:
 def _end_agent(run_directory: Path, stop: bool) -> None:
     """An agent that runs would make everything anew."""
     from muslin.agent.service import SOCKET_NAME
-    from muslin.cli.agent_client import NoAgentError, fetch_status, post_stop, wait_until_gone
+    from muslin.agent_client import NoAgentError, fetch_status, post_stop, wait_until_gone
 
     path = str(run_directory / SOCKET_NAME)
     if not os.path.exists(path):

@@ -18,10 +18,10 @@ from functools import partial
 
 import msgspec
 
+from muslin.agent_client import SOCKET_PATH_MAX, ask_status, ask_to_stop
 from muslin.errors import MuslinError, UsageError
 from muslin.kernel import programs
 from muslin.lab import datastore
-from muslin.lab.agent_client import SOCKET_PATH_MAX, ask_status, ask_to_stop
 from muslin.lab.agent_plan import Agent, Member
 from muslin.lab.agent_plan import agents as plan_agents
 from muslin.lab.agent_plan import members as plan_members

@@ -133,7 +133,7 @@ def _programs(state: LabState, directory: str) -> tuple[dict[str, AgentView], di
 
 
 def _agent_view(pid: int | None, agent: Agent) -> AgentView:
-    from muslin.lab.agent_client import ask_status
+    from muslin.agent_client import ask_status
 
     status = ask_status(agent.socket) if pid is not None else None
     if status is None:

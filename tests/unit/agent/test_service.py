@@ -13,7 +13,7 @@ import pytest
 from muslin.agent import service
 from muslin.agent.notify import Notifier
 from muslin.agent.service import Addresses, serve
-from muslin.cli.agent_client import fetch_status, post_stop
+from muslin.agent_client import fetch_status, post_stop
 from muslin.errors import MuslinError
 from muslin.store.memory import MemoryData
 from tests.contract.asynchronous import asynchronous

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from muslin.agent import api as api_module
 from muslin.agent.diagnosis import explain, explain_faults
+from muslin.agent_client import NoAgentError
 from muslin.cli import status as verb
-from muslin.cli.agent_client import NoAgentError
 from muslin.cli.main import cli, run
 from muslin.cli.status import PROBED_PEERS
 from muslin.cli.status_view import draw, duration

@@ -1,4 +1,4 @@
-"""Ask the agent of this host, over its unix socket.
+"""Ask an agent over its unix socket: that of this host, or those of a lab.
 
 Theory of operation: the standard library's HTTP client on a unix socket. What can go wrong is told apart by what a
 person would do next: start an agent (``NoAgentError``), become root, wait, or use programs of one version.
@@ -24,6 +24,8 @@ SOCKET_NAME = "agent.sock"
 TIMEOUT_S = 5.0
 """How long an agent may think: it has one thread, which may be busy."""
 POLL_S = 0.1
+SOCKET_PATH_MAX = 107
+"""Bytes: sun_path less the final NUL, unix(7)."""
 
 Document = TypeVar("Document", bound=msgspec.Struct)
 
@@ -44,9 +46,26 @@ def fetch_status(path: str, probe: bool = False, timeout_s: float = TIMEOUT_S) -
     return _ask(path, "GET", f"/v1/status?probe={int(probe)}", None, AgentStatus, timeout_s)
 
 
+def ask_status(path: str) -> AgentStatus | None:
+    """The same, or None when nobody answers: not started yet, ended, hanging, or of another version."""
+    try:
+        return fetch_status(path)
+    except MuslinError:
+        return None
+
+
 def post_stop(path: str, release: bool, timeout_s: float = TIMEOUT_S) -> None:
     """Tell the agent to end, with ``release`` to give its lease back before; it has promised to when this returns."""
     _ask(path, "POST", "/v1/stop", StopRequest(release=release), StopRequest, timeout_s)
+
+
+def ask_to_stop(path: str, *, release: bool) -> bool:
+    """Whether the agent has promised to end; False when nobody answers."""
+    try:
+        post_stop(path, release)
+    except MuslinError:
+        return False
+    return True
 
 
 def wait_until_gone(path: str, timeout_s: float) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from muslin.cli import agent_client
-from muslin.cli.agent_client import NoAgentError, default_socket, fetch_status, post_stop, wait_until_gone
+from muslin import agent_client
+from muslin.agent_client import NoAgentError, default_socket, fetch_status, post_stop, wait_until_gone
 from muslin.errors import EXIT_UNSUPPORTED, MuslinError, UnsupportedError, UsageError
 from tests.unit.agent.node import FakeNode, make_status
 from tests.unit.cli.agent_at import agent_at
@@ -157,3 +157,9 @@ def test_nothing_is_left_open(path: str) -> None:
         for _ in range(5):
             fetch_status(path)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_whoever_asks_in_passing_gets_no_answer_instead_of_a_reason(tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "agent.sock")
+    assert agent_client.ask_status(nowhere) is None
+    assert not agent_client.ask_to_stop(nowhere, release=True)
