@@ -54,6 +54,8 @@ REMOVALS = {
     rtnetlink.RTM_DELRULE,
 }
 RECEIVE_BYTES = 1 << 16
+DATAGRAMS_AT_ONCE = 10_000
+"""So that a flood, such as a routing daemon that fills its table, keeps nobody who has other work to do (0.1 s)."""
 
 
 class Hint(NamedTuple):
@@ -79,33 +81,42 @@ class _Ear:
             with contextlib.suppress(OSError):  # a group that this kernel does not know has no events either
                 self.socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
         self.socket.setblocking(False)
+        self._has_missed_some = False
 
     def hear(self) -> Iterator[Hint]:
-        """Everything that waits."""
-        while True:
+        """What waits, as much of it as is heard at once."""
+        buffer, own, receive = bytearray(RECEIVE_BYTES), self.own, self.socket.recv_into
+        for _ in range(DATAGRAMS_AT_ONCE):
             try:
-                data = self.socket.recv(RECEIVE_BYTES)
+                size = receive(buffer)
             except BlockingIOError:
+                if self._has_missed_some:
+                    self._has_missed_some = False
+                    self.recover()
                 return
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self.recover()
+                self._has_missed_some = True
                 yield Hint(self.netns, None)
                 continue
-            try:
-                for message in wire.iter_messages(data):
-                    if message.port not in self.own:
-                        yield from self.understand(message)
-            except ValueError:  # a message that is none
-                yield Hint(self.netns, None)
+            # The messages of one datagram have one cause: a request, or a transaction of nftables.
+            if size < wire.MESSAGE_HEADER_BYTES or wire.read_port(buffer) not in own:
+                yield from self._parse(bytes(memoryview(buffer)[:size]))
+
+    def _parse(self, datagram: bytes) -> Iterator[Hint]:
+        try:
+            for message in wire.iter_messages(datagram):
+                yield from self.understand(message)
+        except ValueError:  # a message that is none
+            yield Hint(self.netns, None)
 
     def understand(self, message: Message) -> Iterator[Hint]:
         """The hints that an event of somebody else is worth."""
         raise NotImplementedError
 
     def recover(self) -> None:
-        """Events were lost."""
+        """Events were lost, and those that came before and after have been heard."""
 
 
 class _RouteEar(_Ear):
@@ -197,8 +208,11 @@ class Watch:
         return self._poll.fileno()
 
     def read(self, timeout_s: float = 0.0) -> list[Hint]:
-        """The hints that wait; none when nothing came within ``timeout_s`` seconds, or only our own doing."""
-        return [hint for fd, _ in self._poll.poll(timeout_s) for hint in self._ears[fd].hear()]
+        """The hints that wait, each once; none when nothing came within ``timeout_s`` seconds, or only our own doing.
+
+        ``fileno`` stays readable when there are more than are heard at once.
+        """
+        return list(dict.fromkeys(hint for fd, _ in self._poll.poll(timeout_s) for hint in self._ears[fd].hear()))
 
     def close(self) -> None:
         """Stop watching."""

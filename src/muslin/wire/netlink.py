@@ -59,6 +59,7 @@ MESSAGE_HEADER_BYTES = 16  # struct nlmsghdr
 ATTRIBUTE_HEADER_BYTES = 4  # struct nlattr
 
 _MESSAGE = struct.Struct("=IHHII")  # struct nlmsghdr: length, kind, flags, sequence, port
+_PORT = struct.Struct("=12xI")  # the same, the port alone
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, kind
 _ATTRIBUTE_U8 = struct.Struct("=HHBxxx")
 _ATTRIBUTE_U32 = struct.Struct("=HHI")
@@ -86,6 +87,12 @@ def encode_message(kind: int, flags: int, sequence: int, payload: bytes) -> byte
     length = MESSAGE_HEADER_BYTES + len(payload)
     header = pack(_MESSAGE, "nlmsghdr (length, kind, flags, sequence, port)", length, kind, flags, sequence, 0)
     return header + payload + _PADDING[length & 3]
+
+
+def read_port(buffer: bytes | bytearray) -> int:
+    """Return the port id in the header of the first message, all else unread; ValueError when there is none."""
+    port: int = unpack(_PORT, "a message header", buffer)[0]
+    return port
 
 
 def iter_messages(buffer: bytes | bytearray | memoryview) -> Iterator[Message]:
@@ -141,7 +148,7 @@ def pack(layout: struct.Struct, what: str, *values: Any) -> bytes:
         raise ValueError(f"{what}: {values!r}: {error}") from None
 
 
-def unpack(layout: struct.Struct, what: str, payload: bytes) -> tuple[Any, ...]:
+def unpack(layout: struct.Struct, what: str, payload: bytes | bytearray) -> tuple[Any, ...]:
     """Unpack the fixed header at the start of `payload`; ValueError if it is cut off."""
     if len(payload) < layout.size:
         raise ValueError(f"offset 0: {what} of {layout.size} bytes expected, {len(payload)} bytes left")

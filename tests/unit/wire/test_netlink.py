@@ -1,6 +1,7 @@
 """Framing: what is encoded is parsed again, known bytes stay known, no bytes raise anything but ValueError."""
 
 import struct
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -162,3 +163,11 @@ def test_answer_that_claims_a_longer_request() -> None:
 def test_only_answers_have_an_error() -> None:
     with pytest.raises(ValueError, match="NLMSG_ERROR or NLMSG_DONE expected"):
         netlink.parse_error(Message(16, 0, 1, 0, b""))
+
+
+def test_the_port_is_read_without_the_rest() -> None:
+    framed = bytearray(netlink.encode_message(20, 0, 1, b"abc"))
+    framed[12:16] = (0xF0000001).to_bytes(4, sys.byteorder)
+    assert netlink.read_port(framed) == 0xF0000001 == next(netlink.iter_messages(framed)).port
+    with pytest.raises(ValueError, match="a message header"):
+        netlink.read_port(framed[:15])
