@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,9 @@ from muslin.errors import EXIT_OK, MuslinError, UsageError
 
 STOP_S = 15.0
 """How long an agent may take to give its lease back and end."""
+LET_GO_S = 3.0
+"""How long an agent that answers no more may take to let go of its state directory."""
+POLL_S = 0.1
 
 
 class UninstallDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,16 +43,27 @@ def uninstall(dry_run: bool, stop: bool, output: str, **given: Any) -> int:
     What carries no mark of Muslin's is left alone. The lease is given back in the store. Run again, it finds nothing.
     """
     from muslin.agent.files import StateDirectory
-    from muslin.agent.tunnel import TunnelKeeper
-    from muslin.agent.uninstall import Removal
     from muslin.cli.agent import require_privilege
-    from muslin.kernel.linux import LinuxKernel
 
     values = resolve_settings(given)
     require_privilege()
     directory, run_directory = StateDirectory(Path(values["state-dir"].value)), Path(values["run-dir"].value)
+    lock = None
     if not dry_run:
         _end_agent(run_directory, stop)
+        lock = _hold(directory)
+    try:
+        return _remove(values, directory, run_directory, output, dry_run)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove(values: Any, directory: Any, run_directory: Path, output: str, dry_run: bool) -> int:
+    from muslin.agent.tunnel import TunnelKeeper
+    from muslin.agent.uninstall import Removal
+    from muslin.kernel.linux import LinuxKernel
+
     with LinuxKernel() as kernel:
         removal = Removal(kernel, TunnelKeeper(run_directory), directory, run_directory)
         found = removal.find()
@@ -63,11 +78,11 @@ def uninstall(dry_run: bool, stop: bool, output: str, **given: Any) -> int:
         if not found:
             say("there is nothing of Muslin's on this host")
         elif not dry_run:
-            if found.lease is not None:
-                _give_back(values, found.lease)
             removal.remove()
             what = (counted(len(document.commands), "object"), counted(len(document.files), "file"))
             say(f"removed {' and '.join(what)}")
+            if found.lease is not None:
+                _give_back(values, found.lease)
     return EXIT_OK
 
 
@@ -96,6 +111,19 @@ def _end_agent(run_directory: Path, stop: bool) -> None:
     post_stop(path, release=True)
     if not wait_until_gone(path, STOP_S):
         raise MuslinError(f"the agent (pid {pid}) did not end within {STOP_S:.0f} s", "end it, and try again")
+
+
+def _hold(directory: Any) -> int | None:
+    """The lock that keeps agents from starting meanwhile; UsageError while one runs that has another socket."""
+    deadline = time.monotonic() + LET_GO_S
+    while directory.path.exists():
+        try:
+            return int(directory.lock())
+        except UsageError as error:
+            if time.monotonic() > deadline:
+                raise UsageError(error.what, "end it first, or name its --run-dir and use --stop") from None
+            time.sleep(POLL_S)
+    return None
 
 
 def _give_back(values: Any, lease: Any) -> None:
