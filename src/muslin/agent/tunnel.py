@@ -147,6 +147,7 @@ class TunnelKeeper:
     def _adopt(self, tunnel: Tunnel, arguments: tuple[str, ...]) -> None:
         """Take over a tunnel that was told the same, if there is one, and end what else is ours or in our way."""
         found = self._find(tunnel.device)
+        self._has_looked = True
         fitting = [program for program in found if _was_told(program, arguments) and _can_be_talked_with(program)]
         self._end_all([program for program in found if program not in fitting[:1]])
         if fitting:
@@ -154,7 +155,6 @@ class TunnelKeeper:
             self._taken = None  # an agent may have ended between writing the file and saying so
 
     def _find(self, device: str | None = None) -> list[Program]:
-        self._has_looked = True
         signs = {f"--peers={self._peers_file}", f"--device={device}"}
         found = programs.find(TUNNEL_MARK, [self._netns])
         return [program for program in found if program.uid == os.getuid() and signs & set(program.arguments)]
@@ -202,6 +202,7 @@ class TunnelKeeper:
         if self._running is None and self._has_looked and not self._peers_file.exists():
             return
         self._end_all(self._find())
+        self._has_looked = True
         self._pauses = Pauses()
         self._peers_file.unlink(missing_ok=True)
         self._log.unlink(missing_ok=True)
@@ -229,8 +230,10 @@ class TunnelKeeper:
         return f"the tunnel of {tunnel.device} does not run: {words or 'it was not started yet'}{again}"
 
     def status(self, now: float | None = None) -> TunnelStatus | None:
-        """What it is and has counted; None while none runs."""
+        """What it is and has counted; None while none runs. Before one was asked for, the one that was left here."""
         tunnel, running = self._wanted, self._running
+        if not self._has_looked:
+            return self._left_behind()
         if tunnel is None or running is None or not running.is_alive:
             return None
         return TunnelStatus(
@@ -240,6 +243,12 @@ class TunnelKeeper:
             peers=len({endpoint for _, endpoint in tunnel.peers}),
             counters=self._counters_now(running, time.monotonic() if now is None else now),
         )
+
+    def _left_behind(self) -> TunnelStatus | None:
+        for program in self._find():
+            told = dict(argument.removeprefix("--").partition("=")[::2] for argument in program.arguments)
+            return TunnelStatus(pid=program.pid, device=told.get("device", ""), listen=told.get("listen", ""), peers=0)
+        return None
 
     def _counters_now(self, running: Program, now: float) -> dict[str, int]:
         asked_at, pid = self._counters_of or (0.0, 0)

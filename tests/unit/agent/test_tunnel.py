@@ -212,6 +212,20 @@ def test_one_that_keeps_ending_is_started_after_growing_pauses(desk: Desk) -> No
     assert keeper.check() == "", "another address is another chance"
 
 
+def test_one_that_was_left_here_is_known_before_another_is_asked_for(desk: Desk) -> None:
+    assert desk.keeper().status() is None
+    desk.keeper().converge(wanted(B))
+    keeper = desk.keeper()
+
+    left = keeper.status()
+
+    assert left is not None
+    assert ([left.pid], left.device) == (desk.pids(), DEVICE)
+    keeper.converge(None)
+    assert keeper.status() is None
+    assert desk.pids() == []
+
+
 def test_one_that_ended_is_named_and_started_again(desk: Desk) -> None:
     keeper = desk.keeper()
     keeper.converge(wanted(B), now=100.0)
