@@ -48,9 +48,11 @@ def lab_of(shared: Muslin) -> LabOf:
 
 def is_as_raised(lab: AgentLab, backend: str) -> bool:
     leases = {node: lab.status(node).lease.subnets for node in lab.nodes}
-    return lab.is_settled(backend) and leases == {
-        node: (f"172.16.{number}.0/24",) for number, node in enumerate(lab.nodes)
-    }
+    return (
+        lab.is_settled(backend)
+        and len(lab.leases.read()) == 3
+        and leases == {node: (f"172.16.{number}.0/24",) for number, node in enumerate(lab.nodes)}
+    )
 
 
 @contextlib.contextmanager
@@ -187,7 +189,9 @@ def test_after_uninstall_a_host_is_as_it_was_before_the_first_start(lab_of: LabO
         dry = lab.muslin_in("guest", "uninstall", "--dry-run")
         assert whole_picture(lab, "guest") == present
         assert lab.status("guest").pid == agent.pid
-        assert {"vxlan": "ip link del vxlan1", "udp": "ip link del muslin-udp"}[backend] in dry
+        assert {"vxlan": "ip link delete vxlan1", "udp": "ip link delete muslin-udp"}[backend] in dry
+        tunnel = lab.status("guest").tunnel
+        assert tunnel is None or f"kill {tunnel.pid}" in dry
         refused = lab.muslin_in("guest", "uninstall", code=2)
         assert "muslin uninstall --stop" in refused
         lab.muslin_in("guest", "uninstall", "--stop")
