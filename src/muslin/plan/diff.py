@@ -123,11 +123,9 @@ def _addresses_in_the_way(wanted: dict[Key, AnyObject], observed: Snapshot, owne
     IPv6 does not take one address twice with two lengths. An IPv4 address that is removed after the addition of
     another of its subnet takes that along (secondary addresses, __inet_del_ifa in net/ipv4/devinet.c).
     """
-    unwanted = [
-        obj
-        for key, obj in observed.objects.items()
-        if isinstance(obj, Address) and key not in wanted and owned.covers(obj)
-    ]
+    unwanted = [obj for obj in observed.only(Address) if obj.key not in wanted and owned.covers(obj)]
+    if not unwanted:
+        return []
     places = {(obj.netns, obj.link) for obj in unwanted}
     to_come = {
         (obj.netns, obj.link, _exclusive(obj.address))
@@ -145,12 +143,11 @@ def _exclusive(interface: str) -> str:
 def _shaken_by(removed: list[Address], observed: Snapshot) -> set[Key]:
     """What the kernel may take away with these: other IPv4 addresses of the subnet, with the last one all routes."""
     places = {(obj.netns, obj.link) for obj in removed if family_of(obj.address) == 4}
-    return {
-        key
-        for key, obj in observed.objects.items()
-        if (isinstance(obj, Address) and (obj.netns, obj.link) in places and family_of(obj.address) == 4)
-        or (isinstance(obj, Route) and (obj.netns, obj.link) in places and family_of(obj.destination) == 4)
-    }
+    if not places:
+        return set()
+    addresses = [obj for obj in observed.only(Address) if family_of(obj.address) == 4]
+    routes = [obj for obj in observed.only(Route) if family_of(obj.destination) == 4]
+    return {obj.key for obj in (*addresses, *routes) if (obj.netns, obj.link) in places}
 
 
 def _without_lost_elements(wanted: dict[Key, AnyObject], observed: Snapshot) -> Snapshot:
@@ -182,7 +179,7 @@ def _additions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned, s
             yield Replace(obj) if isinstance(obj, Sysctl) else Create(obj)
         elif not obj.satisfied_by(there):  # type: ignore[arg-type]
             yield _replacement(obj, there, owned)
-        elif key in shaken:
+        elif shaken and key in shaken:
             yield Replace(obj, there)
     yield from _restored_sysctls(wanted, observed, owned)
 
