@@ -319,3 +319,77 @@ async def test_a_live_change_ends_where_a_fresh_start_would(cluster: Cluster, af
         await asyncio.sleep(60)
         assert [dict(host.kernel.objects) for host in fresh] == changed
         assert parse_subnet_env(node.options.subnet_file.read_bytes()).mtu == mtu
+
+
+# ---- restarts -------------------------------------------------------------------------------------------------
+
+
+async def killed_after(cluster: Cluster, host: Host, turns: int, network_config: bytes) -> None:
+    """Run an agent for some turns of the loop; then nothing of it happens any more, as after ``kill -9``."""
+    node = cluster.node(host, network_config)
+
+    async def nothing() -> None:
+        return None
+
+    node._end = nothing  # type: ignore[method-assign]
+    task = asyncio.create_task(node.run())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    if node.keeper is not None:
+        await node.keeper.close()
+    if node._save is not None:
+        node._save.cancel()
+
+
+@simulated
+async def test_an_agent_that_was_killed_at_any_moment_is_where_it_would_have_been_after_a_restart(
+    cluster: Cluster,
+) -> None:
+    cluster.put_lease("10.5.200.0/24", "10.0.0.77", VtepMAC="02:00:00:00:00:77")
+    host = cluster.host(1)
+    for turns in range(60):
+        await killed_after(cluster, host, turns, config())
+    async with cluster.running(host) as node:
+        await until(lambda: node.programmed and "10.5.200.0/24" in routes(host))
+        assert node.status().problems == ()
+        subnet, objects = node.programmed, dict(host.kernel.objects)
+    assert len(cluster.data.entries) == 2, "each start took the same lease over"
+    await killed_after(cluster, host, 200, config())
+    async with cluster.running(host) as node:
+        await until(lambda: node.last is not None)
+        assert node.last is not None
+        assert (node.programmed, node.last.done) == (subnet, ())
+        assert host.kernel.objects == objects
+    fresh = Host(1, cluster.directory / "fresh", cluster.data)
+    cluster.hosts.append(fresh)
+    (fresh.directory).mkdir(parents=True)
+    (host.directory / "node.json").rename(fresh.directory / "node.json")
+    async with cluster.running(fresh) as node:
+        await until(lambda: node.programmed and "10.5.200.0/24" in routes(fresh))
+        assert fresh.kernel.objects == objects
+
+
+@simulated
+async def test_a_start_with_other_settings_or_another_backend_leaves_nothing_of_the_run_before(
+    cluster: Cluster,
+) -> None:
+    host, fresh = cluster.host(1, bridge="muslin0"), Host(1, cluster.directory / "fresh", cluster.data)
+    cluster.hosts.append(fresh)
+    async with cluster.running(host, config()) as node:
+        await until(lambda: node.programmed)
+    assert link_key("", "muslin0") in host.kernel.objects
+    host.bridge = ""
+    await host.store.close()
+    cluster.data.config = config("host-gw")
+    cluster.data.revision += 1
+    (host.directory / "owned.json").unlink()
+    async with cluster.running(host) as node:
+        await until(lambda: node.programmed)
+        await asyncio.sleep(60)
+        after = dict(host.kernel.objects)
+        assert node.status().problems == ()
+    async with cluster.running(fresh) as node:
+        await until(lambda: node.programmed)
+        assert after == fresh.kernel.objects
