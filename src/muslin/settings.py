@@ -172,6 +172,12 @@ SETTINGS: tuple[Setting, ...] = (
         help="A bridge for this node's containers, made and kept with the gateway's address; none unless named.",
     ),
     Setting(
+        name="vtep-mac",
+        kind="text",
+        default="",
+        help="MAC of the vxlan device; by default the one that it had, or a random one. To take flannel's over.",
+    ),
+    Setting(
         name="state-dir",
         kind="text",
         default="/var/lib/muslin",

@@ -15,9 +15,11 @@ objects and the store hold all of it too. The directory is locked (flock(2)) by 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
+import socket
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -32,6 +34,8 @@ from muslin.wire.subnet_env import SubnetEnv, encode_subnet_env, parse_subnet_en
 
 log = logging.getLogger("muslin.agent")
 
+GUARD = "\0muslin-agent"
+"""An abstract socket's name."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # random(4)
 
 Document = TypeVar("Document")
@@ -80,7 +84,7 @@ class StateDirectory:
             os.close(fd)
             raise UsageError(
                 f"another agent uses the state directory {self.path}",
-                "one agent a host is enough; a second network needs a --state-dir and a --run-dir of its own",
+                "there is one agent a host; in another network namespace it needs a --state-dir of its own",
             ) from None
         return fd
 
@@ -156,6 +160,26 @@ class FileJournal:
         if owned != self._owned:
             self._directory.write_owned(owned)
             self._owned = owned
+
+
+def hold_namespace() -> socket.socket:
+    """Be the only agent of this network namespace; UsageError while another one is. Closing the socket lets go.
+
+    Two of them would take each other's objects for their own and undo each other's work for ever. The name of an
+    abstract socket belongs to the namespace (unix(7)), and goes with its process.
+    """
+    guard = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        guard.bind(GUARD)
+    except OSError as error:
+        guard.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise UsageError(
+            "another agent runs in this network namespace, and two would undo each other's work",
+            "end it first (muslin status tells its pid); one agent serves one network",
+        ) from None
+    return guard
 
 
 def read_subnet_env(path: Path) -> SubnetEnv | None:

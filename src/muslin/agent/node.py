@@ -75,7 +75,8 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     resync_s: float = 30.0
     network_config: bytes = b""
     """Written to the store if it has none."""
-    bridge: str = ""
+    vtep_mac: str = ""
+    """That of the VXLAN device; empty: the one that it had before, or a random one."""
 
 
 class KernelWatch(Protocol):
@@ -192,7 +193,8 @@ class Node:
 
     async def _begin(self, underlay: Underlay) -> None:
         self.trouble = ""
-        mac = self.node_file.vtep_mac or await self._in_thread(self.reconciler.mac_of_own_device) or random_mac()
+        known = self.options.vtep_mac or self.node_file.vtep_mac
+        mac = known or await self._in_thread(self.reconciler.mac_of_own_device) or random_mac()
         self._remember(vtep_mac=mac, subnet_file=str(self.options.subnet_file))
         env = read_subnet_env(self.options.subnet_file)
         former = self.node_file.lease.subnets if self.node_file.lease else ()

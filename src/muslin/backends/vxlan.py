@@ -255,8 +255,16 @@ def _vtep_mac(peer: Peer, options: Options, family: Family) -> str:
         raise ValueError(f"its lease has {str(vni)[:60]!r} for VNI in {name}; expected a whole number")
     if not shares_network(options, data):
         raise ValueError(f"it is in the network with VNI {vni}, and this node in the one with VNI {options.vni}")
+    mac = mac_in(data)
+    if not mac:
+        given = str(data.get("VtepMAC"))[:60]
+        raise ValueError(f"its lease has {given!r} for VtepMAC in {name}; expected the MAC of one interface")
+    return mac
+
+
+def mac_in(data: Mapping[str, Any]) -> str:
+    """The MAC that a lease's data tells; empty when it tells none that one interface can have."""
     given = data.get("VtepMAC")
     mac = given.lower().replace("-", ":") if isinstance(given, str) and _MAC.fullmatch(given.lower()) else ""
-    if not mac or int(mac[:2], 16) & MULTICAST_BIT or mac == "00:00:00:00:00:00":
-        raise ValueError(f"its lease has {str(given)[:60]!r} for VtepMAC in {name}; expected the MAC of one interface")
-    return mac
+    usable = mac and not int(mac[:2], 16) & MULTICAST_BIT and mac != "00:00:00:00:00:00"
+    return mac if usable else ""

@@ -43,7 +43,7 @@ def run_agent(values: dict[str, Value]) -> int:
     import asyncio
     import gc
 
-    from muslin.agent.files import StateDirectory
+    from muslin.agent.files import StateDirectory, hold_namespace
     from muslin.agent.logs import set_up
     from muslin.agent.notify import Notifier
 
@@ -55,8 +55,9 @@ def run_agent(values: dict[str, Value]) -> int:
     directory = StateDirectory(Path(of["state-dir"]))
     lock = directory.lock()
     try:
-        _warn()
-        asyncio.run(_serve(of, values, directory, notifier))
+        with hold_namespace():
+            _warn()
+            asyncio.run(_serve(of, values, directory, notifier))
     finally:
         os.close(lock)
     return EXIT_OK
@@ -160,8 +161,18 @@ def node_options(of: dict[str, Any]) -> Any:
         rules=Rules(ttl_s=float(of["lease-ttl"]), renew_margin_s=float(min(margin_s, of["lease-ttl"] / 2))),
         resync_s=float(of["resync"]),
         network_config=read_network_config(of["network-config"]),
-        bridge=of["bridge"],
+        vtep_mac=read_mac(of["vtep-mac"]),
     )
+
+
+def read_mac(given: str) -> str:
+    """A MAC as the kernel writes it; UsageError for what is none of one interface."""
+    from muslin.backends.vxlan import mac_in
+
+    mac = mac_in({"VtepMAC": given})
+    if given and not mac:
+        raise UsageError(f"--vtep-mac is {given!r}, expected the MAC of one interface", "such as 6a:3f:aa:bb:cc:dd")
+    return mac
 
 
 def node_name(of: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from muslin.agent.node import Node
@@ -281,3 +282,17 @@ async def test_a_bridge_made_anew_gets_its_ports_back(cluster: Cluster) -> None:
         first.kernel._remove(("link", "", "muslin0"))
         node.look()
         await eventually(lambda: getattr(first.kernel.objects.get(port.key), "master", "") == "muslin0")
+
+
+@asynchronous
+async def test_a_mac_that_is_asked_for_is_told_and_used(cluster: Cluster) -> None:
+    first = cluster.host(1)
+    node = first.node(config())
+    node.options = msgspec.structs.replace(node.options, vtep_mac="6a:3f:aa:bb:cc:dd")
+    async with running(node):
+        await eventually(lambda: node.programmed)
+        device = first.kernel.objects["link", "", "vxlan1"]
+        assert isinstance(device, Link)
+        assert device.mac == "6a:3f:aa:bb:cc:dd"
+        (lease,) = (await first.store.snapshot()).leases
+        assert lease.advertisement.data["VtepMAC"] == "6a:3f:aa:bb:cc:dd"
