@@ -212,6 +212,19 @@ def test_a_neighbour_that_the_kernel_learned_does_not_block_ours(world: World, n
     world.build([*net.base, net.vxlan, Neighbour(netns=net.node, link="vx0", address="10.9.0.2", mac=MAC1)])
 
 
+def test_a_forwarding_entry_that_the_kernel_learned_does_not_block_ours_and_is_none_of_ours(
+    world: World, net: Net
+) -> None:
+    world.build([*net.base, net.vxlan])
+    learned = ("bridge", "-n", net.node, "fdb", "add", MAC1, "dev", "vx0", "dst", "10.0.0.9", "self", "dynamic")
+    run(*learned)
+    assert world.ops_left([*net.base, net.vxlan]) == []
+    entry = FdbEntry(netns=net.node, link="vx0", mac=MAC1, destination="10.0.0.2")
+    world.build([*net.base, net.vxlan, entry])
+    fdb = json.loads(run("bridge", "-n", net.node, "-j", "fdb", "show", "dev", "vx0"))
+    assert only(fdb, mac=MAC1, dst="10.0.0.2")["state"] == "permanent"
+
+
 def test_a_tap_device_is_no_tun_device(world: World, net: Net) -> None:
     world.build([Netns(netns=net.node)])
     run("ip", "-n", net.node, "tuntap", "add", "dev", "tun0", "mode", "tap")

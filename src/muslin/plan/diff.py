@@ -145,9 +145,9 @@ def _shaken_by(removed: list[Address], observed: Snapshot) -> set[Key]:
     places = {(obj.netns, obj.link) for obj in removed if family_of(obj.address) == 4}
     if not places:
         return set()
-    addresses = [obj for obj in observed.only(Address) if family_of(obj.address) == 4]
-    routes = [obj for obj in observed.only(Route) if family_of(obj.destination) == 4]
-    return {obj.key for obj in (*addresses, *routes) if (obj.netns, obj.link) in places}
+    found: list[Address | Route] = [obj for obj in observed.only(Address) if family_of(obj.address) == 4]
+    found += [obj for obj in observed.only(Route) if family_of(obj.destination) == 4]
+    return {obj.key for obj in found if (obj.netns, obj.link) in places}
 
 
 def _without_lost_elements(wanted: dict[Key, AnyObject], observed: Snapshot) -> Snapshot:
