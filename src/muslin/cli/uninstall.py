@@ -35,12 +35,14 @@ class UninstallDocument(msgspec.Struct, frozen=True, kw_only=True):
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @click.option("--stop", is_flag=True, help="End a running agent first.")
+@click.option("--keep-lease", is_flag=True, help="Leave the lease in the store, for another agent of this host.")
 @output_option
 @settings_options
-def uninstall(dry_run: bool, stop: bool, output: str, **given: Any) -> int:
+def uninstall(dry_run: bool, stop: bool, keep_lease: bool, output: str, **given: Any) -> int:
     """Remove all that an agent made on this host: devices, routes, packet filter, files; settings go back.
 
-    What carries no mark of Muslin's is left alone. The lease is given back in the store. Run again, it finds nothing.
+    What carries no mark of Muslin's is left alone. The lease is given back in the store, unless it is to be kept (a
+    flanneld that is started next takes it over). Run again, it finds nothing.
     """
     from muslin.agent.files import StateDirectory
     from muslin.cli.agent import require_privilege
@@ -50,16 +52,20 @@ def uninstall(dry_run: bool, stop: bool, output: str, **given: Any) -> int:
     directory, run_directory = StateDirectory(Path(values["state-dir"].value)), Path(values["run-dir"].value)
     lock = None
     if not dry_run:
-        _end_agent(run_directory, stop)
+        _end_agent(run_directory, stop, release=not keep_lease)
         lock = _hold(directory)
     try:
-        return _remove(values, directory, run_directory, output, dry_run)
+        lease = _remove(directory, run_directory, output, dry_run)
+        if lease is not None and not (dry_run or keep_lease):
+            _give_back(values, lease)
+        return EXIT_OK
     finally:
         if lock is not None:
             os.close(lock)
 
 
-def _remove(values: Any, directory: Any, run_directory: Path, output: str, dry_run: bool) -> int:
+def _remove(directory: Any, run_directory: Path, output: str, dry_run: bool) -> Any:
+    """Say what there is and, unless it is a dry run, remove it; the lease that this host held last, if any."""
     from muslin.agent.tunnel import TunnelKeeper
     from muslin.agent.uninstall import Removal
     from muslin.kernel.linux import LinuxKernel
@@ -81,9 +87,7 @@ def _remove(values: Any, directory: Any, run_directory: Path, output: str, dry_r
             removal.remove()
             what = (counted(len(document.commands), "object"), counted(len(document.files), "file"))
             say(f"removed {' and '.join(what)}")
-            if found.lease is not None:
-                _give_back(values, found.lease)
-    return EXIT_OK
+    return found.lease
 
 
 def _draw(document: UninstallDocument) -> str:
@@ -91,8 +95,8 @@ def _draw(document: UninstallDocument) -> str:
     return "\n".join([*lines, *(f"rm {path}" for path in document.files)])
 
 
-def _end_agent(run_directory: Path, stop: bool) -> None:
-    """An agent that runs would make everything anew."""
+def _end_agent(run_directory: Path, stop: bool, release: bool) -> None:
+    """An agent that runs would make everything anew. One that gives its lease back takes away what it made."""
     from muslin.agent.service import SOCKET_NAME
     from muslin.agent_client import NoAgentError, fetch_status, post_stop, wait_until_gone
 
@@ -108,9 +112,10 @@ def _end_agent(run_directory: Path, stop: bool) -> None:
             f"the agent runs (pid {pid}) and would make everything anew",
             "end it first (systemctl stop muslin-agent), or with this: muslin uninstall --stop",
         )
-    post_stop(path, release=True)
+    post_stop(path, release=release)
     if not wait_until_gone(path, STOP_S):
         raise MuslinError(f"the agent (pid {pid}) did not end within {STOP_S:.0f} s", "end it, and try again")
+    say("the agent gave its lease back, took away what it had made, and ended" if release else "the agent has ended")
 
 
 def _hold(directory: Any) -> int | None:

@@ -146,7 +146,7 @@ def test_settings_become_the_options_of_host_and_loop(host: FakeHost) -> None:
     assert options.underlay.iface_can_reach == "192.0.2.1"
     assert options.underlay.public_addresses == ("198.51.100.7", "2001:db8::7")
     assert (options.name, options.bridge, options.masquerade, options.forward) == ("alpha", "cni0", True, False)
-    assert (loop.name, loop.bridge, loop.masquerade, loop.resync_s) == ("alpha", "cni0", True, 7.0)
+    assert (loop.name, loop.masquerade, loop.resync_s) == ("alpha", True, 7.0)
     assert (loop.rules.ttl_s, loop.rules.renew_margin_s) == (600.0, 60.0)
     assert loop.subnet_file == host.subnet_file
 

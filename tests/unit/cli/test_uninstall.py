@@ -54,6 +54,16 @@ def test_it_removes_everything_gives_the_lease_back_and_then_finds_nothing(
     assert "nothing of Muslin's" in capsys.readouterr().err
 
 
+def test_a_lease_that_is_to_be_kept_stays_and_all_else_goes(host: FakeHost) -> None:
+    before = dict(host.kernel.objects)
+    codes: list[int] = []
+    host.agent(once_ready=lambda _: codes.append(run(["uninstall", "--stop", "--keep-lease"])))
+    assert codes == [EXIT_OK]
+    assert host.kernel.objects == before
+    assert not host.state.exists()
+    assert len(leases(host)) == 1
+
+
 def test_a_dry_run_says_the_same_and_changes_nothing(host: FakeHost, capsys: pytest.CaptureFixture[str]) -> None:
     had_an_agent(host)
     before, names = dict(host.kernel.objects), leases(host)
