@@ -67,9 +67,10 @@ async def test_three_hosts_find_each_other(cluster: Cluster) -> None:
     async with AsyncExitStack() as stack:
         nodes = [await stack.enter_async_context(running(host.node(config()))) for host in hosts]
         await eventually(lambda: see_each_other(*zip(hosts, nodes, strict=True)), lambda: [n.status() for n in nodes])
+        # The kernel has it a moment before the loop hears of it.
+        await eventually(lambda: [peer.state for peer in nodes[0].status().peers] == ["programmed"] * 2)
         status = nodes[0].status()
         assert status.ready
-        assert [peer.state for peer in status.peers] == ["programmed"] * 2
         assert status.problems == ()
         assert nodes[0].counters.devices == ("vxlan1", "eth0")
         env = parse_subnet_env(nodes[0].options.subnet_file.read_bytes())
