@@ -104,7 +104,7 @@ def _fresh(wanted: dict[Key, AnyObject], observed: Snapshot, ops: Iterable[Op]) 
         if isinstance(op, Replace):
             found[op.key] = op.object
         elif isinstance(op, Create):
-            for key in op.made_keys:
+            for key in op.made_keys if isinstance(op.object, Link) else (op.key,):
                 if key not in observed.objects:
                     found[key] = wanted.get(key, op.object)
     return found

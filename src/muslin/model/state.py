@@ -131,7 +131,7 @@ class Owned(msgspec.Struct, frozen=True):
         if not self.marked:
             return False
         if isinstance(obj, Address | Neighbour | FdbEntry | NftElement):
-            return any(key in self.keys for key in obj.requires)
+            return not self.keys.isdisjoint(obj.requires)
         return _is_marked(obj) or getattr(obj, "protocol", None) == PROTOCOL_MUSLIN
 
 
