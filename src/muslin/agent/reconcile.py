@@ -21,6 +21,7 @@ from typing import Protocol
 
 import msgspec
 
+from muslin.agent.forwarding import ListTable, dropped_networks
 from muslin.agent.node_plan import NodeInputs
 from muslin.agent.planner import Change, Planner
 from muslin.agent.underlay import Underlay, UnderlayOptions, choose_underlay
@@ -180,11 +181,13 @@ class Reconciler:
         tunnels: TunnelDoor,
         host: HostOptions,
         clock: Callable[[], float] = time.time,
+        list_table: ListTable = lambda _: "",
     ) -> None:
         self.planner: Planner | None = None
         self.underlay: Underlay | None = None
         self._kernel = SeeingKernel(kernel, self._widen_tunnel)
         self._journal, self._tunnels, self._host, self._clock = journal, tunnels, host, clock
+        self._list_table = list_table
         self._failures: dict[Key, Failure] = {}
         self._ports: tuple[str, ...] = ()
         self._troubles: tuple[str, ...] = ()
@@ -243,10 +246,16 @@ class Reconciler:
         returned = self._return_ports(results)
         results += returned
         self._failures = self._failed((*latest, *returned))
-        self._troubles = (*troubles, *_in_the_way(self.planner, self._kernel.seen)) if self.planner else troubles
+        self._troubles = (*troubles, *self._obstacles())
         outcome = self._outcome(begun, results, repairs, whole=True)
         split = {"plan": plan_s, "observe": self._kernel.observe_s, "apply": self._kernel.apply_s}
         return msgspec.structs.replace(outcome, split=split | {"compare": outcome.duration_s - sum(split.values())})
+
+    def _obstacles(self) -> Iterator[str]:
+        """What others on this host have set up that takes containers' packets away."""
+        if self.planner is not None:
+            yield from _in_the_way(self.planner, self._kernel.seen)
+            yield from dropped_networks(self.planner.inputs.config.networks, self._list_table)
 
     def follow(self, wish: Wish) -> Outcome:
         """Do what changed leases ask for, if that is all that has changed; else look.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ async def _serve(of: dict[str, Any], values: dict[str, Value], directory: Any, n
     from muslin.agent.reconcile import Reconciler
     from muslin.agent.service import SOCKET_NAME, Addresses, serve
     from muslin.agent.tunnel import TunnelKeeper
+    from muslin.kernel import nft
     from muslin.kernel.linux import LinuxKernel
     from muslin.kernel.watch import Watch
 
@@ -96,7 +98,13 @@ async def _serve(of: dict[str, Any], values: dict[str, Value], directory: Any, n
     with LinuxKernel() as kernel:
         watch = Watch(("",), kernel.ports)
         try:
-            reconciler = Reconciler(kernel, directory.journal(), TunnelKeeper(run_directory), host_options(of))
+            reconciler = Reconciler(
+                kernel,
+                directory.journal(),
+                TunnelKeeper(run_directory),
+                host_options(of),
+                list_table=partial(nft.list_text, ""),
+            )
             node = Node(node_options(of), open_store(values), reconciler, Hints(watch), directory)
             addresses = Addresses(
                 socket=str(run_directory / SOCKET_NAME), healthz_ip=of["healthz-ip"], healthz_port=of["healthz-port"]

@@ -15,6 +15,7 @@ import errno
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 
 from muslin.errors import UnsupportedError
 from muslin.kernel import netns as netns_door
@@ -46,6 +47,12 @@ def run_nft(netns: str, arguments: list[str], text: str | None = None) -> subpro
             ) from None
 
     return netns_door.call_in(netns, call)
+
+
+def list_text(netns: str, words: Sequence[str]) -> str:
+    """What ``nft -s list`` prints for these words, such as ``chain ip filter FORWARD``; empty where there is none."""
+    result = run_nft(netns, ["-s", "list", *words])
+    return result.stdout if result.returncode == 0 else ""
 
 
 def normalise(text: str) -> str:
