@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from muslin.errors import EXIT_OK, MuslinError, UsageError
 STOP_S = 15.0
 """How long an agent may take to give its lease back and end."""
 LET_GO_S = 3.0
-"""How long an agent that answers no more may take to let go of its state directory."""
+"""How long an agent that answers no more may take to end."""
 POLL_S = 0.1
 
 
@@ -50,18 +51,13 @@ def uninstall(dry_run: bool, stop: bool, keep_lease: bool, output: str, **given:
     values = resolve_settings(given)
     require_privilege()
     directory, run_directory = StateDirectory(Path(values["state-dir"].value)), Path(values["run-dir"].value)
-    lock = None
     if not dry_run:
         _end_agent(run_directory, stop, release=not keep_lease)
-        lock = _hold(directory)
-    try:
+    with nullcontext() if dry_run else _hold():
         lease = _remove(directory, run_directory, output, dry_run)
         if lease is not None and not (dry_run or keep_lease):
             _give_back(values, lease)
-        return EXIT_OK
-    finally:
-        if lock is not None:
-            os.close(lock)
+    return EXIT_OK
 
 
 def _remove(directory: Any, run_directory: Path, output: str, dry_run: bool) -> Any:
@@ -118,17 +114,18 @@ def _end_agent(run_directory: Path, stop: bool, release: bool) -> None:
     say("the agent gave its lease back, took away what it had made, and ended" if release else "the agent has ended")
 
 
-def _hold(directory: Any) -> int | None:
-    """The lock that keeps agents from starting meanwhile; UsageError while one runs that has another socket."""
+def _hold() -> Any:
+    """What keeps agents from starting meanwhile; UsageError while one runs that is not to be asked at our socket."""
+    from muslin.agent.files import hold_namespace
+
     deadline = time.monotonic() + LET_GO_S
-    while directory.path.exists():
+    while True:
         try:
-            return int(directory.lock())
+            return hold_namespace()
         except UsageError as error:
             if time.monotonic() > deadline:
                 raise UsageError(error.what, "end it first, or name its --run-dir and use --stop") from None
-            time.sleep(POLL_S)
-    return None
+        time.sleep(POLL_S)
 
 
 def _give_back(values: Any, lease: Any) -> None:

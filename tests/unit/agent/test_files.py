@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from muslin.agent import files
-from muslin.agent.files import NodeFile, StateDirectory, read_subnet_env, write_subnet_env, write_whole
+from muslin.agent.files import NodeFile, StateDirectory, hold_namespace, read_subnet_env, write_subnet_env, write_whole
 from muslin.errors import MuslinError, UsageError
 from muslin.model.kernel import link_key
 from muslin.model.lease import Advertisement, ClusterSnapshot, Lease
@@ -111,6 +111,13 @@ def test_a_directory_that_cannot_be_is_a_user_s_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be used: Not a directory"):
         StateDirectory(tmp_path / "file" / "state").lock()
+
+
+def test_one_agent_has_the_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "GUARD", f"\0muslin-test-{os.getpid()}")
+    with hold_namespace(), pytest.raises(UsageError, match="another agent runs in this network namespace"):
+        hold_namespace()
+    hold_namespace().close()
 
 
 def test_the_journal_writes_changes_alone_and_knows_them_only_once_they_are_written(directory: StateDirectory) -> None:

@@ -12,6 +12,7 @@ from typing import Self
 
 import pytest
 
+import muslin.agent.files
 import muslin.agent.logs
 import muslin.cli.agent
 import muslin.kernel.linux
@@ -124,6 +125,7 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHost]:
     monkeypatch.setattr(muslin.kernel.linux, "LinuxKernel", lambda: found.kernel)
     monkeypatch.setattr(muslin.kernel.watch, "Watch", DeafWatch)
     monkeypatch.setattr(muslin.cli.agent, "require_privilege", lambda: None)
+    monkeypatch.setattr(muslin.agent.files, "GUARD", f"\0muslin-test-{tmp_path}")
     monkeypatch.setattr(muslin.agent.logs, "set_up", lambda *_: None)
     level = logging.getLogger("muslin").level
     yield found

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from muslin.agent.files import StateDirectory
+from muslin.agent.files import StateDirectory, hold_namespace
 from muslin.agent_client import post_stop
 from muslin.cli.agent import host_options, node_name, node_options, read_network_config, require_privilege
 from muslin.cli.main import run
@@ -82,6 +82,9 @@ def test_a_second_agent_is_told_that_there_is_one(host: FakeHost, capsys: pytest
     assert run(["agent"]) == EXIT_USAGE
     assert "another agent uses the state directory" in capsys.readouterr().err
     os.close(lock)
+    with hold_namespace():
+        assert run(["agent"]) == EXIT_USAGE
+    assert "another agent runs in this network namespace" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -92,6 +95,7 @@ def test_a_second_agent_is_told_that_there_is_one(host: FakeHost, capsys: pytest
         (("--network-config", "@/nowhere"), "the file cannot be read: No such file"),
         (("--network-config", '{"Network": "10.5.0.0/16", "Backend": {"Type": "warp"}}'), "warp"),
         (("--lease-ttl", "1"), "lease-ttl"),
+        (("--vtep-mac", "no mac"), "vtep-mac"),
         (("--run-dir", "/dev/null/run"), "cannot be made: Not a directory"),
         (("--state-dir", "/dev/null/state"), "cannot be used: Not a directory"),
         (("--store", "etcd", "--etcd-endpoints", "nonsense://x"), "etcd-endpoints"),

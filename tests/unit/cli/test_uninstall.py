@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 
 import pytest
 
-from muslin.agent.files import StateDirectory
+from muslin.agent.files import hold_namespace
 from muslin.agent_client import post_stop
 from muslin.cli import uninstall
 from muslin.cli.main import run
@@ -99,13 +98,13 @@ def test_an_agent_with_another_socket_is_refused(
     had_an_agent(host)
     before = dict(host.kernel.objects)
     monkeypatch.setattr(uninstall, "LET_GO_S", 0.1)
-    lock = StateDirectory(host.state).lock()
-    assert run(["uninstall"]) == EXIT_USAGE
-    told = capsys.readouterr().err
-    assert "another agent uses the state directory" in told
-    assert "--run-dir" in told
-    assert host.kernel.objects == before
-    os.close(lock)
+    with hold_namespace():
+        assert run(["uninstall"]) == EXIT_USAGE
+        told = capsys.readouterr().err
+        assert "another agent runs in this network namespace" in told
+        assert "--run-dir" in told
+        assert host.kernel.objects == before
+        assert run(["uninstall", "--dry-run"]) == EXIT_OK
     assert run(["uninstall"]) == EXIT_OK
 
 
