@@ -119,6 +119,7 @@ class StateDirectory:
         """Keep it, durably, before it is acted on."""
         keys = tuple(sorted(owned.keys, key=str))
         document = OwnedFile(boot_id=_boot_id(), keys=keys, sysctls=tuple(owned.sysctls.items()))
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have removed it
         write_whole(self.path / "owned.json", msgspec.json.encode(document))
 
     def files(self) -> list[Path]:
