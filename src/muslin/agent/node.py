@@ -35,6 +35,7 @@ from muslin.agent.agenda import Agenda
 from muslin.agent.events import EventLog
 from muslin.agent.files import StateDirectory, read_subnet_env, write_subnet_env
 from muslin.agent.lease_keeper import LeaseKeeper
+from muslin.agent.memory import Memory
 from muslin.agent.metrics import Counters
 from muslin.agent.network import Network
 from muslin.agent.node_plan import Host, NodeInputs
@@ -56,8 +57,6 @@ Result = TypeVar("Result")
 UNDERLAY_CHECK_S = 1.0
 """How often an interface to other nodes is looked for, at least, while there is none."""
 TUNNEL_CHECK_S = 0.5
-SAVE_AFTER_S = 2.0
-"""How long after a change the snapshot is written to disk, with those that came meanwhile."""
 REFRESH_S = 1.0
 REPAIRS_KEPT = 20
 STUCK_S = 60.0
@@ -105,10 +104,10 @@ class Node:
         self.options = options
         self.events = EventLog()
         self.counters = Counters()
-        self.store, self.reconciler, self.watch, self.directory = store, reconciler, watch, directory
+        self.store, self.reconciler, self.watch = store, reconciler, watch
         self.started_at = time.time()
-        self.node_file = directory.read_node()
-        self.network = Network(self.node_file.config, self.node_file.previous)
+        self.memory = Memory(directory)
+        self.network = Network(self.memory.node.config, self.memory.node.previous)
         self.keeper: LeaseKeeper | None = None
         self.announced: Announce | None = None
         self.from_disk = False
@@ -132,7 +131,6 @@ class Node:
         self._had_lease = False
         """Whether being without a lease means that one was lost, and not that none is known yet."""
         self._is_withdrawn = False
-        self._save: asyncio.TimerHandle | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernel")
 
     # ---- life ------------------------------------------------------------------------------------------------
@@ -193,11 +191,11 @@ class Node:
 
     async def _begin(self, underlay: Underlay) -> None:
         self.trouble = ""
-        known = self.options.vtep_mac or self.node_file.vtep_mac
+        known = self.options.vtep_mac or self.memory.node.vtep_mac
         mac = known or await self._in_thread(self.reconciler.mac_of_own_device) or random_mac()
-        self._remember(vtep_mac=mac, subnet_file=str(self.options.subnet_file))
+        self.memory.remember(vtep_mac=mac, subnet_file=str(self.options.subnet_file))
         env = read_subnet_env(self.options.subnet_file)
-        former = self.node_file.lease.subnets if self.node_file.lease else ()
+        former = self.memory.node.lease.subnets if self.memory.node.lease else ()
         machine = Machine(
             advertisement=Advertisement(addresses=underlay.public_addresses, backend=""),
             previous=env.subnets if env else former,
@@ -211,7 +209,7 @@ class Node:
             if not self._stopping.is_set() or self.keeper.machine.state not in ("released", "lost"):
                 self.keeper.feed(Stop())
             await self.keeper.close()
-        self._save_snapshot()
+        self.memory.save()
         await self.store.close()
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)  # a pass that is under way comes to its end
 
@@ -226,8 +224,7 @@ class Node:
                 if snapshot.config is None and self.options.network_config:
                     await self._write_config()
                 self._keeper.feed(SnapshotSeen(snapshot))
-                if self._save is None:
-                    self._save = asyncio.get_running_loop().call_later(SAVE_AFTER_S, self._save_snapshot)
+                self.memory.keep(snapshot)
                 self._agenda.follow()
 
     @property
@@ -237,7 +234,7 @@ class Node:
 
     def _note_loss(self, snapshot: ClusterSnapshot) -> None:
         """The lease of an earlier run is lost, as one of this run would be, if the store shows it to be another's."""
-        former = self.node_file.lease
+        former = self.memory.node.lease
         if former is not None and not self._had_lease:
             says = self._keeper.machine.advertisement
             self._had_lease = any(not is_ours(other, says) for other in overlapping(snapshot, former.subnets))
@@ -252,14 +249,14 @@ class Node:
             self._keeper.feed(ConfigChanged(config))
         if is_new:
             self._tell("config", f"the network is {' and '.join(config.networks)} by the backend {config.backend}")
-            self._remember(config=config, previous=self.network.previous)
+            self.memory.remember(config=config, previous=self.network.previous)
             self._agenda.look()
 
     def _introduce(self) -> None:
         """Without a lease nothing has to be made ready before the next one speaks of it."""
         underlay, config = self.reconciler.underlay, self.network.config
         if self._keeper.machine.lease is None and underlay is not None and config is not None:
-            mac = self.node_file.vtep_mac
+            mac = self.memory.node.vtep_mac
             host = Host(NodeInputs(name=self.options.name, config=config, underlay=underlay, subnets=(), vtep_mac=mac))
             self._advertise(host.advertisement())
 
@@ -279,7 +276,7 @@ class Node:
             return
         self.counters.store_errors += 1
         self._tell("store", f"the store is away, and what it said last holds: {trouble}", logging.WARNING)
-        if self.network.snapshot is None and (snapshot := self.directory.read_snapshot()) is not None:
+        if self.network.snapshot is None and (snapshot := self.memory.last_snapshot()) is not None:
             self.network.take(snapshot)
             self.from_disk = True
             self._agenda.look()
@@ -292,9 +289,9 @@ class Node:
             self._tell("lease", news.warning, logging.WARNING)
         if news.lease is not None:
             self._had_lease = True
-            known = self.node_file.lease
+            known = self.memory.node.lease
             if known is None or (known.subnets, known.advertisement) != (news.lease.subnets, news.lease.advertisement):
-                self._remember(lease=news.lease)
+                self.memory.remember(lease=news.lease)
         if (before.lease.subnets if before and before.lease else ()) != (news.lease.subnets if news.lease else ()):
             self._agenda.look()
         if news.state == "released":
@@ -304,7 +301,7 @@ class Node:
         """The lease, or the one of an earlier run while the store has not been heard of."""
         if self.announced is not None and self.announced.lease is not None:
             return self.announced.lease
-        return self.node_file.lease if self.from_disk and not self._had_lease else None
+        return self.memory.node.lease if self.from_disk and not self._had_lease else None
 
     # ---- the kernel ------------------------------------------------------------------------------------------
 
@@ -325,9 +322,9 @@ class Node:
     async def _pass(self, look: bool) -> None:
         lease = self.lease_in_force()
         if self.network.let_go(lease.name if lease else "", asyncio.get_running_loop().time()):
-            self._remember(previous=None)
+            self.memory.remember(previous=None)
             look = True
-        wish = self.network.wish(lease, self.node_file.vtep_mac) if lease else None
+        wish = self.network.wish(lease, self.memory.node.vtep_mac) if lease else None
         if wish is not None:
             work: Callable[[], Outcome] = partial(self.reconciler.look if look else self.reconciler.follow, wish)
         elif self._had_lease and (look or not self._is_withdrawn):
@@ -421,29 +418,7 @@ class Node:
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    # ---- what is kept, said and shown ------------------------------------------------------------------------
-
-    def _remember(self, **changes: object) -> None:
-        """Write down who this node is; a disk that is full costs the memory, not the network."""
-        node = msgspec.structs.replace(self.node_file, **changes)
-        if node == self.node_file:
-            return
-        self.node_file = node
-        try:
-            self.directory.write_node(node)
-        except MuslinError as error:
-            log.error("%s", error.what)
-
-    def _save_snapshot(self) -> None:
-        if self._save is not None:
-            self._save.cancel()
-            self._save = None
-        if self.network.snapshot is None or self.from_disk:
-            return
-        try:
-            self.directory.write_snapshot(self.network.snapshot)
-        except MuslinError as error:
-            log.error("%s", error.what)
+    # ---- what is said and shown ---------------------------------------------------------------------------------
 
     def _tell(self, kind: str, text: str, level: int = logging.INFO) -> None:
         self.events.add(kind, text)

@@ -189,8 +189,8 @@ async def test_a_disk_that_is_full_costs_the_memory_and_not_the_network(
     def full(_: object) -> None:
         raise MuslinError("the file cannot be written: No space left on device")
 
-    node.directory.write_node = full  # type: ignore[assignment, method-assign]
-    node.directory.write_snapshot = full  # type: ignore[assignment, method-assign]
+    node.memory._directory.write_node = full  # type: ignore[assignment, method-assign]
+    node.memory._directory.write_snapshot = full  # type: ignore[assignment, method-assign]
     task = asyncio.create_task(node.run())
     with caplog.at_level(logging.ERROR):
         await until(lambda: node.status().ready)

@@ -282,7 +282,7 @@ async def test_an_interface_that_is_renumbered_is_followed_by_lease_and_devices(
         assert getattr(device.options, "local", "") == "10.0.0.101"
         assert node.programmed == subnet
         assert node.status().problems == peer.status().problems == ()
-        known = node.node_file.lease
+        known = node.memory.node.lease
         assert known is not None
         assert known.advertisement.addresses == ("10.0.0.101",), "uninstall finds the lease by its address"
 
@@ -339,8 +339,8 @@ async def killed_after(cluster: Cluster, host: Host, turns: int, network_config:
     await asyncio.gather(task, return_exceptions=True)
     if node.keeper is not None:
         await node.keeper.close()
-    if node._save is not None:
-        node._save.cancel()
+    if node.memory._timer is not None:
+        node.memory._timer.cancel()
 
 
 @simulated
