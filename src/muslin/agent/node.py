@@ -418,7 +418,7 @@ class Node:
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    # ---- what is said and shown ---------------------------------------------------------------------------------
+    # ---- what is said and shown ------------------------------------------------------------------------------
 
     def _tell(self, kind: str, text: str, level: int = logging.INFO) -> None:
         self.events.add(kind, text)
