@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping
 from muslin.agent.reconcile import Reconciler
 from muslin.kernel.watch import Hint, Watch
 from muslin.model.address import prefix_length
-from muslin.model.kernel import Address, AnyObject, Key, Link, Neighbour, Route
+from muslin.model.kernel import Address, AnyObject, Key, Link, Route
 from muslin.model.state import Owned
+from muslin.plan.diff import is_deletable
 
 
 class Hints:
@@ -43,9 +44,7 @@ def concerns(hint: Hint, wanted: Mapping[Key, AnyObject], owned: Owned, underlay
         return want is not None
     if want is not None:
         return not want.satisfied_by(obj)  # type: ignore[arg-type]
-    if isinstance(obj, Neighbour) and obj.mac == "":
-        return False
-    return owned.covers(obj)
+    return owned.covers(obj) and is_deletable(obj)  # a stray of ours, if a look would do something about it
 
 
 def _moves_underlay(obj: AnyObject, underlay: Collection[str]) -> bool:

@@ -229,7 +229,9 @@ def _restored_sysctls(wanted: dict[Key, AnyObject], observed: Snapshot, owned: O
 
 def _deletions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned) -> Iterator[Op]:
     unwanted = {
-        key: obj for key, obj in observed.objects.items() if key not in wanted and owned.covers(obj) and _deletable(obj)
+        key: obj
+        for key, obj in observed.objects.items()
+        if key not in wanted and owned.covers(obj) and is_deletable(obj)
     }
     dying = {key for key, obj in unwanted.items() if isinstance(obj, Netns)}
     gone: set[Key] = set()
@@ -253,7 +255,8 @@ def _falls_with(obj: AnyObject, gone: set[Key]) -> bool:
     return any(key in gone for key in obj.requires if key[0] != "netns")
 
 
-def _deletable(obj: AnyObject) -> bool:
+def is_deletable(obj: AnyObject) -> bool:
+    """Whether an object that is ours and wanted no more is removed; others come and go with what they stand on."""
     if isinstance(obj, Link):
         return not isinstance(obj.options, Loopback | OtherKind)
     if isinstance(obj, Address) and obj.address.startswith(LINK_LOCAL):

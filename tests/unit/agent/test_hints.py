@@ -65,7 +65,8 @@ def ether(name: str, **more: Any) -> Link:
         (Hint("", Route(netns="", destination="0.0.0.0/0", link="eth1", protocol=4)), True),
         (Hint("", NEIGHBOUR), False),
         (Hint("", Neighbour(netns="", link="vxlan1", address="10.5.7.0", mac="02:00:00:00:00:99")), True),
-        (Hint("", Neighbour(netns="", link="vxlan1", address="10.5.8.0", mac="")), False),
+        (Hint("", Neighbour(netns="", link="vxlan1", address="10.5.8.0", mac=""), removed=True), False),  # learned
+        (Hint("", Address(netns="", link="vxlan1", address="fe80::1/64")), False),  # the kernel's own
         (Hint("", Neighbour(netns="", link="vxlan1", address="10.5.8.0", mac="02:00:00:00:00:99")), True),
         (Hint("", FdbEntry(netns="", link="vxlan9", mac="02:00:00:00:00:99", destination="10.0.0.9")), False),
         (Hint("", NftTable(netns="", family="inet", name="muslin", text="")), True),
