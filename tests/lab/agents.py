@@ -3,9 +3,6 @@
 Theory of operation: an ``AgentLab`` is a lab raised through the command line. Its agents are asked over their sockets,
 its kernels are read with iproute2 and nft (``picture``), its store is written as an operator with sqlite3 would
 (``Leases``). A program that was ended is started again with the command line that it had (``Revivable``), or another.
-
-A ``Flow`` is a numbered echo request each 10 ms from a place to an address. Each answer bears its number, so after
-``stop`` it is known which were lost; a late answer is no loss. It runs in a thread, on a socket of that namespace.
 """
 
 from __future__ import annotations
@@ -14,15 +11,12 @@ import contextlib
 import http.client
 import json
 import os
-import select
 import shutil
 import signal
 import socket
 import sqlite3
-import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,139 +29,13 @@ from muslin.agent_client import fetch_status
 from muslin.kernel import netns as netns_door
 from muslin.kernel import programs
 from muslin.wire.agent_api import AgentStatus, Event
+from tests.lab.flows import Flow
 from tests.lab.support import Muslin, netns_of, processes_of, wait_until
 
-ICMP_ECHO, ICMP_ECHO_REPLY = 8, 0  # RFC 792
-SPACING_S = 0.01
-STRAGGLERS_S = 1.0
-"""How long answers are waited for after the last request."""
 OURS = "77"
 """The route protocol of Muslin, as iproute2 shows it."""
 CONFIG = {"Network": "172.16.0.0/16", "SubnetMin": "172.16.0.0"}
 """The network of a lab in flannel's words; a lab's first node has the first subnet, which flannel leaves out."""
-
-
-# ---- a flow ------------------------------------------------------------------------------------------------
-
-
-class Flow:
-    """Echo requests from a namespace to an address until ``stop``; a context manager that begins with an answer."""
-
-    def __init__(self, netns: str, address: str, spacing_s: float = SPACING_S) -> None:
-        self.what = f"{netns} -> {address}"
-        self._spacing_s = spacing_s
-        self._socket = netns_door.call_in(netns, _icmp_socket)
-        self._socket.connect((address, 0))
-        self._sent: list[float] = []
-        self._answered: set[int] = set()
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="flow")
-        self._identity = os.getpid() & 0xFFFF
-
-    def __enter__(self) -> Flow:
-        self._thread.start()
-        try:
-            wait_until(lambda: self._answered, f"{self.what}: a first answer")
-        except AssertionError:
-            self.stop()
-            raise
-        # What was asked before there was a way is no loss.
-        first = min(self._answered)
-        self._answered |= set(range(first))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        due = time.monotonic()
-        while not self._ending.is_set():
-            if (now := time.monotonic()) >= due:
-                due = max(due + self._spacing_s, now)  # a thread that was kept waiting does not catch up in a burst
-                self._send(len(self._sent))
-            poll.poll(max(due - time.monotonic(), 0.0) * 1000)
-            self._receive()
-        deadline = time.monotonic() + STRAGGLERS_S
-        while len(self._answered) < len(self._sent) and (left_s := deadline - time.monotonic()) > 0:
-            poll.poll(left_s * 1000)
-            self._receive()
-
-    def _send(self, number: int) -> None:
-        payload = struct.pack("!Q", number)
-        header = struct.pack("!BBHHH", ICMP_ECHO, 0, 0, self._identity, number & 0xFFFF)
-        checksum = _checksum(header + payload)
-        self._sent.append(time.monotonic())
-        with contextlib.suppress(OSError):  # no way at this moment: lost
-            self._socket.send(header[:2] + struct.pack("!H", checksum) + header[4:] + payload)
-
-    def _receive(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                packet = self._socket.recv(2048)
-                message = packet[(packet[0] & 15) * 4 :]
-                kind, _, _, identity, _ = struct.unpack_from("!BBHHH", message)
-                if kind == ICMP_ECHO_REPLY and identity == self._identity and len(message) == 16:
-                    (number,) = struct.unpack_from("!Q", message, 8)
-                    self._answered.add(number)
-
-    def stop(self) -> None:
-        """Ask no more, wait for the last answers."""
-        if self._socket.fileno() >= 0:
-            self._ending.set()
-            self._thread.join()
-            self._socket.close()
-
-    @property
-    def sent(self) -> int:
-        """How many have been sent so far."""
-        return len(self._sent)
-
-    def wait_for(self, more: int) -> None:
-        """Return after so many more requests."""
-        wanted = self.sent + more
-        wait_until(lambda: self.sent >= wanted, f"{self.what}: {more} more requests", 30)
-
-    @property
-    def is_answered(self) -> bool:
-        """Whether one of the latest ten requests has been answered."""
-        return any(number in self._answered for number in range(max(self.sent - 10, 0), self.sent))
-
-    @property
-    def lost(self) -> list[int]:
-        """The numbers without an answer; call ``stop`` before."""
-        return [number for number in range(self.sent) if number not in self._answered]
-
-    @property
-    def outage_s(self) -> float:
-        """The longest time from a lost request to the next one that was answered; 0 when none was lost."""
-        longest, begun = 0.0, None
-        for number, at in enumerate(self._sent):
-            if number in self._answered:
-                longest, begun = max(longest, at - begun if begun is not None else 0.0), None
-            elif begun is None:
-                begun = at
-        return max(longest, self._sent[-1] - begun) if begun is not None else longest
-
-    def assert_no_loss(self, least: int = 0) -> None:
-        """Stop; at least so many were sent, and each was answered."""
-        self.stop()
-        assert self.sent >= least, f"{self.what}: {self.sent} requests are too few to say anything"
-        assert not self.lost, f"{self.what}: lost {len(self.lost)} of {self.sent}, {self.outage_s * 1000:.0f} ms long"
-
-
-def _icmp_socket() -> socket.socket:
-    opened = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-    return opened
-
-
-def _checksum(data: bytes) -> int:
-    """RFC 1071, of an even number of bytes."""
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    total = (total >> 16) + (total & 0xFFFF)
-    return ~(total + (total >> 16)) & 0xFFFF
 
 
 # ---- programs that end and come back -----------------------------------------------------------------------
@@ -387,6 +255,12 @@ class AgentLab:
         except AssertionError as error:
             raise AssertionError(f"{error}\n" + "\n".join(map(self.told, self.nodes))) from None
 
+    def is_as_raised(self, backend: str) -> bool:
+        """Whether all follow this backend, each has the lease that it began with, and nobody else has one."""
+        wanted = {node: (f"172.16.{number}.0/24",) for number, node in enumerate(self.nodes)}
+        leases = {node: self.status(node).lease.subnets for node in self.nodes}
+        return leases == wanted and len(self.leases.read()) == len(wanted) and self.is_settled(backend)
+
     def check(self) -> None:
         """Prove the three requirements."""
         assert self.muslin.json("check", "--name", self.name)["ok"] is True
@@ -523,6 +397,11 @@ def _filter(entries: list[dict[str, Any]]) -> list[str]:
     return [text for _, text in sorted(found, key=lambda pair: pair[0])]
 
 
+def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Where two pictures differ; empty where they do not."""
+    return "".join(f"\n{key}:\n  was {before[key]}\n  is  {now[key]}" for key in before if before[key] != now[key])
+
+
 def await_back(lab: AgentLab, node: str, before: dict[str, Any], what: str, patience_s: float = 20.0) -> None:
     """Wait until a node's kernel is as it was; on failure say where it is not."""
     now: dict[str, Any] = {}
@@ -535,5 +414,4 @@ def await_back(lab: AgentLab, node: str, before: dict[str, Any], what: str, pati
     try:
         wait_until(is_back, f"{what} is put right", patience_s)
     except AssertionError as error:
-        told = "".join(f"\n{key}:\n  was {before[key]}\n  is  {now[key]}" for key in before if before[key] != now[key])
-        raise AssertionError(f"{error}{told}\n{lab.told(node)}") from None
+        raise AssertionError(f"{error}{difference(before, now)}\n{lab.told(node)}") from None

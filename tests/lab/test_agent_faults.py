@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from muslin.agent.network import LINGER_S
-from tests.lab.agents import AgentLab, Flow, await_back
+from tests.lab.agents import AgentLab, await_back
+from tests.lab.flows import Flow
 from tests.lab.support import Muslin, is_alive, links_of, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
@@ -37,22 +38,13 @@ def lab_of(shared: Muslin) -> LabOf:
     labs: dict[str, AgentLab] = {}
 
     def lab_of(backend: str) -> AgentLab:
-        if backend in labs and not is_as_raised(labs[backend], backend):
+        if backend in labs and not labs[backend].is_as_raised(backend):
             shared.lab("down", labs.pop(backend).name)
         if backend not in labs:
             labs[backend] = AgentLab(shared, "--nodes", 3, "--containers", 1, "--backend", backend)
         return labs[backend]
 
     return lab_of
-
-
-def is_as_raised(lab: AgentLab, backend: str) -> bool:
-    leases = {node: lab.status(node).lease.subnets for node in lab.nodes}
-    return (
-        lab.is_settled(backend)
-        and len(lab.leases.read()) == 3
-        and leases == {node: (f"172.16.{number}.0/24",) for number, node in enumerate(lab.nodes)}
-    )
 
 
 @contextlib.contextmanager
