@@ -22,7 +22,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from functools import partial
@@ -120,8 +120,8 @@ class Node:
         self.tunnel_status: TunnelStatus | None = None
         self.strangers_dropped: int | None = None
         self.repairs: deque[Repair] = deque(maxlen=REPAIRS_KEPT)
-        self.known: frozenset[str] = frozenset()
-        """Names of the leases that the last pass knew."""
+        self.known: Mapping[str, Lease] = {}
+        """The leases that the last pass planned for, by name."""
         self.programmed: tuple[str, ...] = ()
         """The subnets that the kernel was made to agree with."""
         self._stopping = asyncio.Event()
@@ -348,8 +348,7 @@ class Node:
     def _took(self, outcome: Outcome, wish: Wish | None) -> None:
         """Draw the conclusions from a pass."""
         self.last = outcome
-        if outcome.changed or outcome.whole:
-            self.known = frozenset(lease.name for lease in (wish.leases if wish else ()))
+        self.known = outcome.leases
         self.counters.devices = outcome.devices
         self.counters.applied += len(outcome.done)
         self.counters.failed += outcome.refused

@@ -88,6 +88,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Operations of this pass that the kernel did not take."""
     failures: tuple[Failure, ...] = ()
     """What is still missing, of this pass and those before."""
+    leases: Mapping[str, Lease] = {}
+    """Those of others that were planned for, by name; never changed afterwards."""
     refusals: tuple[Refusal, ...] = ()
     changed: tuple[str, ...] = ()
     """Names of leases that came, went or changed."""
@@ -411,6 +413,7 @@ class Reconciler:
             refused=sum(result.outcome != "done" for result in results),
             failures=failures,
             refusals=tuple(planner.refusals) if planner else (),
+            leases=planner.leases if planner else {},
             changed=tuple(dict.fromkeys(changed)),
             failed_leases=_failed_leases(planner, failures) if planner and failures else {},
             own_failed=any(failure.result.op.key in own for failure in failures),

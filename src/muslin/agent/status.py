@@ -145,12 +145,14 @@ def _peers(node: Node) -> Iterator[PeerStatus]:
 
 def _peer(node: Node, lease: Lease, refused: str, failed: str) -> PeerStatus:
     name = lease.name
+    known = node.known.get(name)
+    is_new = known is None or known.advertisement != lease.advertisement
     return PeerStatus(
         name=name,
         addresses=lease.advertisement.addresses,
         subnets=lease.subnets,
         backend=lease.advertisement.backend,
-        state="pending" if name not in node.known else "refused" if refused else "failed" if failed else "programmed",
+        state="pending" if is_new else "refused" if refused else "failed" if failed else "programmed",
         reason=refused or failed,
         changed_at=node.changed_at.get(name, node.started_at),
     )

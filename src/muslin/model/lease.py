@@ -8,6 +8,7 @@ at one moment are a ``ClusterSnapshot``: a watch yields whole ones and never hal
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -37,7 +38,13 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def name(self) -> str:
         """The subnets as one word; what stores file a lease under."""
-        return "&".join(subnet.replace("/", "-") for subnet in self.subnets)
+        return _name_of(self.subnets)
+
+
+@lru_cache(maxsize=1 << 16)
+def _name_of(subnets: tuple[str, ...]) -> str:
+    # Kept, because one more lease beside 10,000 has every name looked at several times.
+    return "&".join(subnet.replace("/", "-") for subnet in subnets)
 
 
 class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):

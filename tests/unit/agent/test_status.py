@@ -160,7 +160,7 @@ async def test_the_status_of_ten_thousand_peers_takes_a_moment(host: Host) -> No
     host.store = MemoryStore(data)
     node = without_thread(host.node())
     node.network.take(await host.store.snapshot())
-    node.known = frozenset(lease.name for lease in node.network.others(""))
+    node.known = {lease.name: lease for lease in node.network.others("")}
     assert len(node.known) == 10_000
     costs_s = []
     for _ in range(5):
