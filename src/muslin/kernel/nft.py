@@ -28,7 +28,7 @@ _TABLE_LINE = re.compile(r"^table (\w+) (\S+)( \{)?$")
 
 
 def run_nft(netns: str, arguments: list[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run nft with these arguments inside of a namespace; UnsupportedError where it is not installed."""
+    """Run nft inside of a namespace; UnsupportedError where it is not installed, TimeoutError when it hangs."""
 
     def call() -> subprocess.CompletedProcess[str]:
         try:
@@ -45,6 +45,9 @@ def run_nft(netns: str, arguments: list[str], text: str | None = None) -> subpro
                 "the program 'nft' is missing, which packet filter tables need",
                 "install the package nftables (apt-get install nftables)",
             ) from None
+        except subprocess.TimeoutExpired:
+            words = " ".join(arguments)
+            raise TimeoutError(errno.ETIMEDOUT, f"nft {words} did not end within {TIMEOUT_S:.0f} s", netns) from None
 
     return netns_door.call_in(netns, call)
 

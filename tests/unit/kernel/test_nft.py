@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from muslin.kernel.nft import normalise, parse_ruleset
+import subprocess
+
+import pytest
+
+from muslin.errors import UnsupportedError
+from muslin.kernel.nft import normalise, parse_ruleset, run_nft
 from muslin.model.kernel import NftTable
 
 RULESET = """\
@@ -76,3 +81,18 @@ def test_normal_text_stays_as_it_is() -> None:
 def test_a_script_replaces_the_table_in_one_transaction_even_if_there_is_none() -> None:
     table = NftTable(netns="", family="ip", name="t", text="chain c {\n}")
     assert table.script == "table ip t\ndelete table ip t\ntable ip t {\nchain c {\n}\n}\n"
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [(FileNotFoundError("nft"), UnsupportedError), (subprocess.TimeoutExpired("nft", 30), TimeoutError)],
+)
+def test_a_program_that_is_missing_or_hangs_is_told(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, told: type[Exception]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(told, match="nft"):
+        run_nft("", ["list", "tables"])
