@@ -32,6 +32,7 @@ from muslin.wire.agent_api import AgentStatus, Event
 from tests.lab.flows import Flow
 from tests.lab.support import Muslin, netns_of, processes_of, wait_until
 
+FLOW_LEAST = 200
 OURS = "77"
 """The route protocol of Muslin, as iproute2 shows it."""
 CONFIG = {"Network": "172.16.0.0/16", "SubnetMin": "172.16.0.0"}
@@ -415,3 +416,16 @@ def await_back(lab: AgentLab, node: str, before: dict[str, Any], what: str, pati
         wait_until(is_back, f"{what} is put right", patience_s)
     except AssertionError as error:
         raise AssertionError(f"{error}{difference(before, now)}\n{lab.told(node)}") from None
+
+
+@contextlib.contextmanager
+def flows(lab: AgentLab, least: int = FLOW_LEAST) -> Iterator[list[Flow]]:
+    """Flows between the first containers of all pairs of nodes; none may lose anything."""
+    pairs = [(one, other) for one in lab.nodes for other in lab.nodes if one != other]
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(lab.flow(*pair)) for pair in pairs]
+        yield running
+        for flow in running:
+            flow.wait_for(max(least - flow.sent, 5))
+        for flow in running:
+            flow.assert_no_loss(least)

@@ -5,18 +5,17 @@ node1, node2, node3 on lan0, one container each; a flow is a numbered echo reque
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from muslin.agent.network import LINGER_S
-from tests.lab.agents import AgentLab, await_back
+from tests.lab.agents import AgentLab, await_back, flows
 from tests.lab.flows import Flow
 from tests.lab.support import Muslin, is_alive, links_of, wait_until
 
@@ -24,7 +23,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 LabOf = Callable[[str], AgentLab]
 
-FLOW_LEAST = 200
 ENDS = (signal.SIGTERM, signal.SIGKILL)
 NEW_PORT_S = 1.0
 """Each node has to make its device anew, and for that long the ends speak by two ports."""
@@ -45,19 +43,6 @@ def lab_of(shared: Muslin) -> LabOf:
         return labs[backend]
 
     return lab_of
-
-
-@contextlib.contextmanager
-def flows(lab: AgentLab, least: int = FLOW_LEAST) -> Iterator[list[Flow]]:
-    """Between all pairs of containers; none may lose anything."""
-    pairs = [(one, other) for one in lab.nodes for other in lab.nodes if one != other]
-    with contextlib.ExitStack() as stack:
-        running = [stack.enter_context(lab.flow(*pair)) for pair in pairs]
-        yield running
-        for flow in running:
-            flow.wait_for(max(least - flow.sent, 5))
-        for flow in running:
-            flow.assert_no_loss(least)
 
 
 # ---- an agent ends and starts again --------------------------------------------------------------------------
