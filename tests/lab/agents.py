@@ -35,6 +35,20 @@ from tests.lab.support import Muslin, netns_of, processes_of, wait_until
 FLOW_LEAST = 200
 OURS = "77"
 """The route protocol of Muslin, as iproute2 shows it."""
+FOREIGN = (
+    "ip link add other0 type bridge",
+    "ip link set other0 up",
+    "ip address add 10.98.0.1/24 dev other0",
+    "ip route add 10.99.0.0/24 via 10.0.0.20 proto static",
+    "ip nexthop add id 7 via 10.0.0.20 dev eth0 proto static",
+    "ip neighbour add 10.98.0.9 lladdr 02:00:00:00:00:09 dev other0",
+    "ip link add vxlan77 type vxlan id 77 local 10.0.0.10 dstport 4789 nolearning",
+    "bridge fdb add 02:00:00:00:00:08 dev vxlan77 dst 10.0.0.20",
+    "nft add table inet others",
+    "nft add chain inet others forward { type filter hook forward priority 10; }",
+    "nft add rule inet others forward ip daddr 10.99.0.0/24 drop",
+)
+"""What others have on a host, beside ours."""
 CONFIG = {"Network": "172.16.0.0/16", "SubnetMin": "172.16.0.0"}
 """The network of a lab in flannel's words; a lab's first node has the first subnet, which flannel leaves out."""
 
@@ -201,13 +215,20 @@ class AgentLab:
 
     def events(self, node: str, since: int = 0) -> list[Event]:
         """What an agent did, after the event of this number."""
+        lines = self._get(node, f"/v1/events?follow=0&since={since}").splitlines()
+        return [msgspec.json.decode(line, type=Event) for line in lines]
+
+    def metrics(self, node: str) -> str:
+        """What an agent has counted, in Prometheus' text."""
+        return self._get(node, "/v1/metrics").decode()
+
+    def _get(self, node: str, target: str) -> bytes:
         connection = http.client.HTTPConnection("agent", timeout=10)
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with contextlib.closing(connection):
             connection.sock.connect(self.socket(node))
-            connection.request("GET", f"/v1/events?follow=0&since={since}")
-            lines = connection.getresponse().read().splitlines()
-        return [msgspec.json.decode(line, type=Event) for line in lines]
+            connection.request("GET", target)
+            return connection.getresponse().read()
 
     def last_event(self, node: str) -> int:
         """The number of an agent's latest event."""
@@ -396,6 +417,12 @@ def _filter(entries: list[dict[str, Any]]) -> list[str]:
                 kept["elem"] = sorted(map(str, kept["elem"]))
             found.append((str(kept.get("table", kept.get("name"))), json.dumps({kind: kept}, sort_keys=True)))
     return [text for _, text in sorted(found, key=lambda pair: pair[0])]
+
+
+def add_foreign(lab: AgentLab, node: str) -> None:
+    """What others have on a host."""
+    for command in FOREIGN:
+        lab.run(node, command)
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from muslin.agent.status import SHOWN_COMMANDS
-from tests.lab.agents import OURS, AgentLab, await_back, lease_value
+from tests.lab.agents import FOREIGN, OURS, AgentLab, add_foreign, await_back, lease_value
 from tests.lab.support import Muslin, is_alive, links_of, wait_until
 
 pytestmark = pytest.mark.lab
@@ -25,25 +25,6 @@ REPAIR_MANY_S = 2.0
 MANY = 1000
 LOOK_S = 0.3
 """What the tests themselves take to see it: one picture of a kernel, on two busy cores."""
-FOREIGN = (
-    "ip link add other0 type bridge",
-    "ip link set other0 up",
-    "ip address add 10.98.0.1/24 dev other0",
-    "ip route add 10.99.0.0/24 via 10.0.0.20 proto static",
-    "ip nexthop add id 7 via 10.0.0.20 dev eth0 proto static",
-    "ip neighbour add 10.98.0.9 lladdr 02:00:00:00:00:09 dev other0",
-    "ip link add vxlan77 type vxlan id 77 local 10.0.0.10 dstport 4789 nolearning",
-    "bridge fdb add 02:00:00:00:00:08 dev vxlan77 dst 10.0.0.20",
-    "nft add table inet others",
-    "nft add chain inet others forward { type filter hook forward priority 10; }",
-    "nft add rule inet others forward ip daddr 10.99.0.0/24 drop",
-)
-
-
-def add_foreign(lab: AgentLab, node: str) -> None:
-    """What others have on a host."""
-    for command in FOREIGN:
-        lab.run(node, command)
 
 
 def open_lab(shared: Muslin, backend: str, *options: object) -> Iterator[AgentLab]:
