@@ -18,12 +18,15 @@ import pytest
 
 from muslin.agent.network import LINGER_S
 from tests.lab.agents import FOREIGN, AgentLab, Revivable, add_foreign, await_back, difference, lease_value
+from tests.lab.flows import Flow
 from tests.lab.support import Muslin, is_alive, links_of, processes_of, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 SEED = int(os.environ.get("MUSLIN_TEST_SEED", "20261125"))
 STEPS = 200
+BEATS = (0, 0, 1, 3, 10, 30)
+"""How many echo requests of a machine to itself, one each 10 ms, are between two steps."""
 BACKENDS = ("vxlan", "host-gw", "udp")
 COMMANDS = (
     "ip route del {peer}",
@@ -179,8 +182,10 @@ def test_after_two_hundred_faults_everything_is_as_if_there_had_been_none(shared
     before = {node: lab.picture(node) for node in lab.nodes}
     walk = Walk(lab, random.Random(SEED))
     try:
-        for _ in range(STEPS):
-            walk.step()
+        with Flow(lab.netns("node1"), "127.0.0.1") as metronome:
+            for _ in range(STEPS):
+                walk.step()
+                metronome.wait_for(walk.dice.choice(BEATS))
         walk.heal()
         for node in lab.nodes:
             restore_foreign(lab, node)
@@ -194,6 +199,3 @@ def test_after_two_hundred_faults_everything_is_as_if_there_had_been_none(shared
     except AssertionError as error:
         walked = "\n  ".join(walk.told)
         raise AssertionError(f"MUSLIN_TEST_SEED={SEED}: {error}\nwalked:\n  {walked}") from error
-    finally:
-        with contextlib.suppress(AssertionError, OSError):
-            walk.heal()

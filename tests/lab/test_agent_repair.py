@@ -58,8 +58,11 @@ def hurt(
     repairs: list[str],
     made_anew: tuple[str, ...] = (),
     in_s: float = REPAIR_S,
-) -> None:
-    """Do ``fault`` to node1; all is back in time, by these commands (patterns, in any order), which status tells."""
+) -> float:
+    """Do ``fault`` to node1; all is back in time, by these commands (patterns, in any order), which status tells.
+
+    Seconds from the fault to the repair, by the agent's word.
+    """
     before, indexes = lab.picture("node1"), lab.indexes("node1")
     since = lab.last_event("node1")
     begun, begun_at = time.monotonic(), time.time()
@@ -84,6 +87,7 @@ def hurt(
     assert not missing or len(commands) == SHOWN_COMMANDS, commands
     assert any(event.kind == "repair" for event in lab.events("node1", since))
     assert not status.kernel.failed
+    return told[0].at - begun_at - fault_s
 
 
 def mac_of_peer(lab: AgentLab) -> str:
