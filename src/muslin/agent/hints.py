@@ -7,13 +7,10 @@ comparison and no look.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-
-from muslin.agent.reconcile import Reconciler
+from muslin.agent.reconcile import Interests, Reconciler
 from muslin.kernel.watch import Hint, Watch
-from muslin.model.address import prefix_length
-from muslin.model.kernel import Address, AnyObject, Key, Link, Route
-from muslin.model.state import Owned
+from muslin.model.address import contains, prefix_length
+from muslin.model.kernel import PROTOCOL_MUSLIN, TABLE_LOCAL, Address, AnyObject, Link, Route
 from muslin.plan.diff import is_deletable
 
 
@@ -29,31 +26,40 @@ class Hints:
 
     def is_due(self, reconciler: Reconciler) -> bool:
         """Whether anything that was heard asks for a look."""
-        hints = self._watch.read()
-        wanted, owned, underlay = reconciler.interests()
-        return any(concerns(hint, wanted, owned, underlay) for hint in hints)
+        hints, interests = self._watch.read(), reconciler.interests()
+        return any(concerns(hint, interests) for hint in hints)
 
 
-def concerns(hint: Hint, wanted: Mapping[Key, AnyObject], owned: Owned, underlay: Collection[str]) -> bool:
-    """Whether what happened touches what is wanted or ours, or how other nodes are reached (links ``underlay``)."""
+def concerns(hint: Hint, interests: Interests) -> bool:
+    """Whether it touches what is wanted or ours, how other nodes are reached, or a way to their containers."""
     obj = hint.object
-    if obj is None or _moves_underlay(obj, underlay):
+    if obj is None or _moves_underlay(obj, interests.underlay):
         return True
-    want = wanted.get(obj.key)
-    if hint.removed:
-        return want is not None
+    want = interests.wanted.get(obj.key)
     if want is not None:
-        return not want.satisfied_by(obj)  # type: ignore[arg-type]
-    return owned.covers(obj) and is_deletable(obj)  # a stray of ours, if a look would do something about it
+        return hint.removed or not want.satisfied_by(obj)  # type: ignore[arg-type]
+    if isinstance(obj, Route) and obj.protocol != PROTOCOL_MUSLIN:
+        return _leads_to_peers(obj, interests)
+    # A stray of ours, if a look would do something about it.
+    return not hint.removed and interests.owned.covers(obj) and is_deletable(obj)
 
 
-def _moves_underlay(obj: AnyObject, underlay: Collection[str]) -> bool:
+def _moves_underlay(obj: AnyObject, underlay: str) -> bool:
     """Whether it counts for the choice of the interface to other nodes; where there is none yet, any link does."""
     match obj:
         case Link():
-            return obj.name in underlay or not underlay
+            return not underlay or obj.name == underlay
         case Address():
-            return obj.link in underlay or not underlay
+            return not underlay or obj.link == underlay
         case Route():
             return prefix_length(obj.destination) == 0
     return False
+
+
+def _leads_to_peers(route: Route, interests: Interests) -> bool:
+    """Whether a route of somebody else is about containers of other nodes: ``status`` tells of it."""
+
+    def lies_in(prefixes: tuple[str, ...]) -> bool:
+        return any(contains(prefix, route.destination) for prefix in prefixes)
+
+    return route.table != TABLE_LOCAL and lies_in(interests.networks) and not lies_in(interests.subnets)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -127,6 +127,18 @@ class TunnelDoor(Protocol):
     def status(self) -> TunnelStatus | None:
         """The running tunnel, with its counters."""
         ...
+
+
+class Interests(NamedTuple):
+    """What an event can touch. ``wanted`` may be asked for keys and not be walked through: it changes meanwhile."""
+
+    wanted: Mapping[Key, AnyObject]
+    owned: Owned
+    underlay: str
+    """The link to other nodes, empty while there is none."""
+    networks: tuple[str, ...] = ()
+    subnets: tuple[str, ...] = ()
+    """Of this node, within the networks."""
 
 
 class SeeingKernel:
@@ -293,14 +305,16 @@ class Reconciler:
             self._troubles = ()
         return self._outcome(begun, results, (), whole=True)
 
-    def interests(self) -> tuple[Mapping[Key, AnyObject], Owned, frozenset[str]]:
-        """What is wanted, what is ours, and the links that others are reached by.
-
-        From any thread, while a pass goes on: what is wanted may be asked for keys and not be walked through.
-        """
+    def interests(self) -> Interests:
+        """By what to judge an event, from any thread while a pass goes on."""
         planner, underlay = self.planner, self.underlay
-        links = frozenset({underlay.link}) if underlay else frozenset[str]()
-        return planner.wanted if planner else {}, self._journal.owned, links
+        return Interests(
+            wanted=planner.wanted if planner else {},
+            owned=self._journal.owned,
+            underlay=underlay.link if underlay else "",
+            networks=planner.inputs.config.networks if planner else (),
+            subnets=planner.inputs.subnets if planner else (),
+        )
 
     def check_tunnel(self) -> str:
         """A sentence when the tunnel's process has ended by itself."""

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from muslin.agent.hints import Hints, concerns
-from muslin.agent.reconcile import Reconciler
+from muslin.agent.reconcile import Interests, Reconciler
 from muslin.kernel.watch import Hint, Watch
 from muslin.model.kernel import (
     PROTOCOL_MUSLIN,
@@ -34,7 +34,7 @@ NEIGHBOUR = Neighbour(netns="", link="vxlan1", address="10.5.7.0", mac="02:00:00
 TABLE = NftTable(netns="", family="inet", name="muslin", text="chain forward {\n}")
 WANTED: dict[Key, AnyObject] = {obj.key: obj for obj in (DEVICE, ROUTE, NEIGHBOUR, TABLE)}
 OWNED = Owned(keys=frozenset({DEVICE.key, TABLE.key}), marked=True)
-UNDERLAY = frozenset({"eth0"})
+INTERESTS = Interests(WANTED, OWNED, "eth0", networks=("10.5.0.0/16",), subnets=("10.5.1.0/24",))
 
 
 def ether(name: str, **more: Any) -> Link:
@@ -55,6 +55,10 @@ def ether(name: str, **more: Any) -> Link:
             Hint("", Link(netns="", name="vxlan1", options=DEVICE.options, mtu=1400, alias="muslin:vxlan1", up=True)),
             True,
         ),
+        (Hint("", Route(netns="", destination="10.5.7.128/25", via="10.0.0.9", link="eth0")), True),
+        (Hint("", Route(netns="", destination="10.5.7.128/25", via="10.0.0.9", link="eth0"), removed=True), True),
+        (Hint("", Route(netns="", destination="10.5.1.9/32", link="veth7")), False),  # of a container of this node
+        (Hint("", Route(netns="", destination="10.6.0.0/16", link="eth0")), False),
         (Hint("", ether("veth7", up=True)), False),
         (Hint("", ether("veth7"), removed=True), False),
         (Hint("", ether("eth0", up=False)), True),
@@ -74,13 +78,13 @@ def ether(name: str, **more: Any) -> Link:
     ],
 )
 def test_only_what_touches_the_network_asks_for_a_look(hint: Hint, expected: bool) -> None:
-    assert concerns(hint, WANTED, OWNED, UNDERLAY) is expected
+    assert concerns(hint, INTERESTS) is expected
 
 
 def test_while_there_is_no_interface_any_link_or_address_asks_for_a_look() -> None:
-    nothing: dict[Key, AnyObject] = {}
+    nothing = Interests({}, Owned(marked=True), "")
     for obj in (ether("eth9"), Address(netns="", link="eth9", address="10.0.0.9/24")):
-        assert concerns(Hint("", obj), nothing, Owned(marked=True), frozenset())
+        assert concerns(Hint("", obj), nothing)
 
 
 class HeardWatch:
@@ -97,27 +101,27 @@ class HeardWatch:
         return heard
 
 
-class Interests:
+class Asked:
     """A reconciler as far as it is asked here."""
 
     def __init__(self, wanted: dict[Key, AnyObject]) -> None:
         self.wanted = wanted
 
-    def interests(self) -> tuple[dict[Key, AnyObject], Owned, frozenset[str]]:
-        return self.wanted, OWNED, UNDERLAY
+    def interests(self) -> Interests:
+        return INTERESTS._replace(wanted=self.wanted)
 
 
 def is_due(wanted: dict[Key, AnyObject], *hints: Hint) -> bool:
-    return Hints(cast("Watch", HeardWatch(*hints))).is_due(cast("Reconciler", Interests(wanted)))
+    return Hints(cast("Watch", HeardWatch(*hints))).is_due(cast("Reconciler", Asked(wanted)))
 
 
 def test_one_hint_among_many_is_enough_and_all_are_taken() -> None:
     watch = HeardWatch(Hint("", ether("veth1")), Hint("", ROUTE, removed=True), Hint("", ether("veth2")))
     hints = Hints(cast("Watch", watch))
     assert hints.fileno() == 7
-    assert hints.is_due(cast("Reconciler", Interests(WANTED)))
+    assert hints.is_due(cast("Reconciler", Asked(WANTED)))
     assert watch.hints == []
-    assert not hints.is_due(cast("Reconciler", Interests(WANTED)))
+    assert not hints.is_due(cast("Reconciler", Asked(WANTED)))
 
 
 def test_hints_are_judged_while_the_kernel_thread_changes_the_plan() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from muslin.agent.reconcile import HostOptions, Outcome, Reconciler, Wish
+from muslin.agent.reconcile import HostOptions, Interests, Outcome, Reconciler, Wish
 from muslin.agent.underlay import UnderlayOptions
 from muslin.errors import MuslinError, UsageError
 from muslin.kernel.converge import MemoryJournal
@@ -304,7 +304,7 @@ def test_a_withdrawal_leaves_what_was_there_before(backend: str) -> None:
     assert world.tunnels.running is None
     assert (outcome.objects, outcome.tunnel, outcome.advertisement) == (0, None, None)
     assert outcome.underlay is not None
-    assert world.reconciler.interests()[0] == {}
+    assert world.reconciler.interests().wanted == {}
     assert world.reconciler.withdraw().done == ()
 
 
@@ -443,12 +443,13 @@ def test_a_thousand_containers_of_this_host_beside_a_thousand_peers_cost_no_time
 
 def test_interests_are_there_at_any_time() -> None:
     world = World()
-    assert world.reconciler.interests() == ({}, Owned(marked=True), frozenset())
+    assert world.reconciler.interests() == Interests({}, Owned(marked=True), "")
     world.look(2)
-    wanted, owned, links = world.reconciler.interests()
-    assert link_key("", "vxlan1") in wanted
-    assert link_key("", "vxlan1") in owned.keys
-    assert links == {"eth0"}
+    interests = world.reconciler.interests()
+    assert link_key("", "vxlan1") in interests.wanted
+    assert link_key("", "vxlan1") in interests.owned.keys
+    assert interests.underlay == "eth0"
+    assert interests.subnets
 
 
 def test_ownership_is_written_down_before_anything_is_made() -> None:
