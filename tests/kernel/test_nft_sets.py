@@ -93,7 +93,7 @@ def test_elements_come_back_with_a_table_that_somebody_changed(netns: str, kerne
 def test_a_set_is_never_found_empty_while_its_table_is_replaced(netns: str, kernel: LinuxKernel) -> None:
     """Reader and writer at once: whatever the reader finds is all of it, as a rule that looks into the set would."""
     journal = MemoryJournal()
-    addresses = ADDRESSES[:50]  # a listing of more takes several answers, between which the table may be replaced
+    addresses = ADDRESSES[:10]  # a listing of more takes several answers, between which the table may be replaced
     wanted = [
         DesiredState((Netns(netns=netns), *plan(netns, msgspec.structs.replace(OPTIONS, forward=forward), addresses)))
         for forward in (True, False)
