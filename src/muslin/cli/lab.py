@@ -15,6 +15,10 @@ from muslin.cli.main import CONTEXT_SETTINGS, LazyGroup
         "demo": ("muslin.cli.lab_demo:demo", "Tell the story of all four steps, with checks, and clean up."),
         "up": ("muslin.cli.lab_up:up", "Raise a lab, repair it, or turn it into another one."),
         "check": ("muslin.cli.lab_check:check", "Prove R1, R2 and R3, pair by pair and both ways."),
+        "explain": (
+            "muslin.cli.lab_explain:lab_explain",
+            "Tell the way of a packet, hop by hop, and why it is this one.",
+        ),
         "exec": ("muslin.cli.lab_exec:exec_", "Run a command in a node or container."),
         "shell": ("muslin.cli.lab_exec:shell", "Open a shell in a node or container."),
         "inspect": ("muslin.cli.lab_show:inspect", "Show links, addresses and routes, and any drift."),

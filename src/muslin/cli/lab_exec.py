@@ -9,7 +9,8 @@ import click
 from muslin.cli.topology_options import name_option
 
 
-def _complete_places(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+def complete_places(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The places of the lab that ``--name`` names, for the shell."""
     from muslin.lab.enter import place_names
     from muslin.lab.state import LabDirectory
 
@@ -17,7 +18,7 @@ def _complete_places(context: click.Context, _parameter: click.Parameter, incomp
     return [place for place in place_names(state) if place.startswith(incomplete)] if state else []
 
 
-place_argument = click.argument("place", metavar="NODE", shell_complete=_complete_places)
+place_argument = click.argument("place", metavar="NODE", shell_complete=complete_places)
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -78,6 +78,10 @@ class LazyGroup(click.Group):
         ),
         "agent": ("muslin.cli.agent:agent", "The daemon that connects this host's containers with all others'."),
         "status": ("muslin.cli.status:status", "How the agent of this host is, whom it reaches, and what is wrong."),
+        "explain": (
+            "muslin.cli.lab_explain:explain",
+            "Tell the way of a packet through this host, and why it is this one.",
+        ),
         "uninstall": ("muslin.cli.uninstall:uninstall", "Remove all that an agent made on this host."),
         "network": ("muslin.cli.network:network", "The network's configuration and leases, in the store."),
         "config": ("muslin.cli.config:config", "The agent's settings, and where each comes from."),

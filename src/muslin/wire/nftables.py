@@ -63,6 +63,11 @@ def table_get(family: str, table: str) -> Request:
     return Request(GET_TABLE, 0, payload)
 
 
+def table_dump() -> Request:
+    """Ask for all tables of all families, without what is in them."""
+    return Request(GET_TABLE, NLM_F_DUMP, _HEADER.pack(0, 0, 0))
+
+
 def element_add(family: str, table: str, set_name: str, address: str) -> Request:
     """Put an address into a set; one that is in it already stays there."""
     return Request(NEW_ELEMENT, NLM_F_CREATE, _encode(family, table, set_name, address))

@@ -1,0 +1,106 @@
+"""``muslin lab explain`` and ``muslin explain``: which way a packet goes, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from muslin.cli.lab_exec import complete_places
+from muslin.cli.output import emit, output_option
+from muslin.cli.topology_options import name_option
+from muslin.errors import EXIT_CHECK_FAILED, EXIT_OK, UsageError
+
+FAMILY_NUMBERS = {"4": 4, "6": 6, None: None}
+
+
+def packet_options(function: Any) -> Any:
+    """What the packet is like: the same for all verbs that follow one."""
+    options = (
+        click.option("--family", type=click.Choice(["4", "6"]), help="Which address of a name (default: its first)."),
+        click.option("--protocol", type=click.Choice(["icmp", "tcp", "udp"]), default="icmp", show_default=True),
+        click.option("--port", type=click.IntRange(1, 65535), help="Of the destination, for tcp and udp."),
+        click.option(
+            "--size", "size_bytes", type=click.IntRange(28, 65535), default=84, show_default=True,
+            help="Of the whole IP packet, in bytes; it must not be cut.",
+        ),
+        click.option("--ttl", type=click.IntRange(1, 255), default=64, show_default=True, help="To begin with."),
+    )  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _shown_options(function: Any) -> Any:
+    function = click.option("--wide", "-w", is_flag=True, help="Also neighbours, sizes, settings and packet filter.")(
+        function
+    )
+    return click.option(
+        "--why-not", metavar="[PLACE@]ROUTE", default="", help="Why this route was not taken, such as 'default'."
+    )(function)
+
+
+@click.command("explain")
+@click.argument("source", metavar="SRC", shell_complete=complete_places)
+@click.argument("destination", metavar="DST", shell_complete=complete_places)
+@name_option
+@packet_options
+@_shown_options
+@output_option
+def lab_explain(
+    source: str, destination: str, name: str, family: str | None, wide: bool, output: str, **packet: Any
+) -> int:
+    """Tell the way of a packet from SRC to DST and of its answer, hop by hop, and why it is this one.
+
+    SRC and DST are names (`con1.node1`, `node2`) or addresses. Nothing is sent: it is computed from what the
+    kernel holds, as the kernel does it. Exit code 0: it arrives, and so does the answer; 1: it does not.
+
+    \b
+    muslin lab explain con1.node1 con1.node2
+    muslin lab explain con1.node1 10.0.0.20 --wide
+    muslin lab explain node1 172.16.1.2 --why-not node1@default
+    """
+    from muslin.explain.both import explain as explain_both
+    from muslin.lab.places import lab_network, question_for
+    from muslin.lab.run import require
+    from muslin.lab.state import LabDirectory
+
+    state = require(LabDirectory(name))
+    question = question_for(state, source, destination, FAMILY_NUMBERS[family], **packet)  # type: ignore[arg-type]
+    return show(explain_both(lab_network(state), question), wide, output)
+
+
+@click.command("explain")
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@packet_options
+@_shown_options
+@output_option
+def explain(source: str, destination: str, family: str | None, wide: bool, output: str, **packet: Any) -> int:
+    """Tell the way of a packet from SRC to DST and of its answer, as far as this machine goes.
+
+    SRC and DST are addresses, names of network namespaces (as `ip netns` has them), or `host` for the
+    namespace that this runs in. Nothing is sent and nothing is changed.
+
+    \b
+    muslin explain host 10.42.1.7 --wide
+    muslin explain 10.42.0.5 10.42.1.7 --why-not default
+    """
+    from muslin.cli.host_network import host_network, host_question
+    from muslin.explain.both import explain as explain_both
+
+    network = host_network()
+    number = FAMILY_NUMBERS[family]
+    if packet["port"] and packet["protocol"] == "icmp":
+        raise UsageError("ICMP has no ports", "leave out --port, or give --protocol tcp or udp")
+    question = host_question(network, source, destination, number, **packet)  # type: ignore[arg-type]
+    return show(explain_both(network, question), wide, output)
+
+
+def show(explanation: Any, wide: bool, output: str) -> int:
+    """Print an explanation; the exit code."""
+    from muslin.explain.text import draw
+
+    emit(explanation, output, lambda: draw(explanation, wide))
+    failed = "dropped" in (explanation.request.outcome, explanation.reply.outcome if explanation.reply else "")
+    return EXIT_CHECK_FAILED if failed else EXIT_OK

@@ -1,0 +1,122 @@
+"""What settings say of a packet: forwarding, reverse path filter, sizes, and which frames a bridge shows the filter.
+
+Theory of operation: each function asks one question of one namespace and answers with words, and with a ``Drop`` where
+the kernel would drop the packet. The order in which the kernel asks is in ``explain.walk``. IPv4's reverse path filter
+is net/ipv4/fib_frontend.c, __fib_validate_source: the source is looked up as a destination, and strict (1) wants the
+answer to leave by the link that the packet came in by, loose (2) by any. IPv6 has no such setting.
+"""
+
+from __future__ import annotations
+
+from muslin.explain.filter import Place
+from muslin.explain.lookup import Answer, Query, lookup
+from muslin.explain.path import Drop
+from muslin.explain.types import route_text, type_of
+from muslin.model.address import family_of
+from muslin.wire.rtnetlink import AF_INET, LinkRecord
+from muslin.wire.sight import Sight
+
+MODES = {0: "off", 1: "strict", 2: "loose"}
+
+
+def reverse_path(sight: Sight, iif: str, source: str, destination: str) -> tuple[str, Drop | None]:
+    """The reverse path filter's answer for a packet that came in by ``iif``; empty words where it is not asked."""
+    if family_of(source) == 6:
+        return "", None
+    accepts_local = sight.sysctl("net/ipv4/conf/all/accept_local") or sight.sysctl(f"net/ipv4/conf/{iif}/accept_local")
+    if source in sight.local_addresses and not accepts_local:
+        sentence = (
+            f"{sight.netns} has the address {source} itself, so a packet from it that comes in by {iif} is martian"
+        )
+        return "", Drop(cause="martian", netns=sight.netns, object=f"address {source}", sentence=sentence)
+    every, own = sight.sysctl("net/ipv4/conf/all/rp_filter"), sight.sysctl(f"net/ipv4/conf/{iif}/rp_filter")
+    mode = max(every, own)
+    if mode == 0:
+        return "", None
+    answer = lookup(sight, Query(destination=source, source=destination))
+    found = answer.chosen.route if answer.chosen else None
+    link = answer.way.link if answer.way else ""
+    if found is None or (mode == 1 and link != iif and not _uses(sight, answer, iif)):
+        back = f"the answer to {source} would leave by {link}" if found else f"there is no route back to {source}"
+        by = f" ({type_of(found)}: {route_text(sight, found)})" if found else ""
+        setting = "all" if every == mode else iif
+        filters = f"{sight.netns} filters by reverse path, {MODES[mode]} ({setting}/rp_filter={mode})"
+        sentence = f"{filters}: the packet came in by {iif}, and {back}{by}"
+        mend = f"sysctl -w net.ipv4.conf.{setting}.rp_filter=2" if found else ""
+        drop = Drop(
+            cause="reverse-path",
+            netns=sight.netns,
+            object=f"sysctl net.ipv4.conf.{setting}.rp_filter",
+            sentence=sentence,
+            mend=mend,
+        )
+        return "", drop
+    return f"reverse path {MODES.get(mode, mode)}: {source} is behind {link}, fine", None
+
+
+def _uses(sight: Sight, answer: Answer, iif: str) -> bool:
+    """Whether one of the ways of a multipath route leads back by this link."""
+    assert answer.chosen is not None
+    return any(sight.name_of(hop.ifindex) == iif for hop in answer.chosen.route.multipath)
+
+
+def forwarding(sight: Sight, iif: str, destination: str) -> Drop | None:
+    """Whether the namespace lets packets of others through; None when it does."""
+    if family_of(destination) == 6:
+        path, name = "net/ipv6/conf/all/forwarding", "net.ipv6.conf.all.forwarding"
+    else:
+        path, name = f"net/ipv4/conf/{iif}/forwarding", "net.ipv4.ip_forward"
+    if sight.sysctl(path):
+        return None
+    return Drop(
+        cause="forwarding-off",
+        netns=sight.netns,
+        object=f"sysctl {name}",
+        sentence=f"{sight.netns} is not {destination} and does not forward ({path.replace('/', '.')}=0)",
+        mend=f"sysctl -w {name}=1",
+    )
+
+
+def mtu_of(sight: Sight, link: LinkRecord, answer: Answer, destination: str, own: bool) -> int:
+    """The longest packet that leaves this way: of the link, of the route, or as learned for packets of its own."""
+    sizes = [link.mtu]
+    route = answer.chosen.route if answer.chosen else None
+    if route is not None and route.mtu and (own or route.family != AF_INET):
+        sizes.append(route.mtu)
+    if own:
+        sizes += [one.mtu for one in sight.learned_mtus if one.mtu and one.destination.partition("/")[0] == destination]
+    return min(sizes)
+
+
+def too_big(sight: Sight, link: str, size_bytes: int, mtu: int) -> Drop:
+    """The drop of a packet that may not be cut."""
+    return Drop(
+        cause="too-big",
+        netns=sight.netns,
+        object=f"link {link}",
+        sentence=f"{size_bytes} bytes are more than {link}'s MTU of {mtu} in {sight.netns}, and must not be cut",
+        told=f"ICMP: fragmentation needed, MTU {mtu}",
+    )
+
+
+def denied(sight: Sight, hook: str, place: Place, rejects: bool) -> Drop:
+    """The drop by a rule of the packet filter, with the command that takes the rule away."""
+    chain = f"{place.family} {place.table} {place.chain}"
+    if place.handle is not None:
+        mend = f"nft delete rule {chain} handle {place.handle}"
+    else:
+        mend = f"nft chain {chain} '{{ policy accept ; }}'"
+    return Drop(
+        cause="filter",
+        netns=sight.netns,
+        object=f"nft {place.words}",
+        sentence=f"the packet filter of {sight.netns} {'rejects' if rejects else 'drops'} it in {hook} ({place.words})",
+        mend=mend,
+        told="ICMP: administratively prohibited" if rejects else "",
+    )
+
+
+def shows_filter(sight: Sight, destination: str) -> bool:
+    """Whether frames that a bridge switches pass the IP packet filter too (br_netfilter)."""
+    word = "ip6" if family_of(destination) == 6 else "ip"
+    return bool(sight.nft) and bool(sight.sysctl(f"net/bridge/bridge-nf-call-{word}tables"))

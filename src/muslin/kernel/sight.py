@@ -1,0 +1,209 @@
+"""See a namespace whole, and many of them only as far as somebody follows a packet through them.
+
+Theory of operation: ``read_sight`` dumps every table of one namespace: some 1 ms. ``Sights`` is a mapping from name to
+sight that reads a namespace when it is first asked for: a packet crosses few of the namespaces of a large lab. What
+was read stays, so that all questions of one run are about one moment. nft is started only where the kernel has a
+table at all. A namespace knows the others by numbers of its own (RTM_GETNSID); all names that the mapping holds are
+asked for, as a veth's far end is told by such a number.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from muslin.kernel import netns as netns_door
+from muslin.kernel import nft, programs
+from muslin.kernel.nft_sets import NO_TABLE_ERRNOS
+from muslin.kernel.sessions import Session, Sessions
+from muslin.wire import nftables, rtnetlink
+from muslin.wire.rtnetlink import (
+    AddressRecord,
+    FdbRecord,
+    LinkRecord,
+    NeighbourRecord,
+    NexthopRecord,
+    NsidRecord,
+    Request,
+    RouteRecord,
+    RuleRecord,
+)
+from muslin.wire.sight import Sight, TunnelProgram
+
+Record = TypeVar("Record")
+
+SETTINGS = (
+    "net/ipv4/conf/all/rp_filter",
+    "net/ipv4/conf/all/arp_ignore",
+    "net/ipv4/conf/all/accept_local",
+    "net/ipv4/icmp_echo_ignore_all",
+    "net/ipv4/ip_default_ttl",
+    "net/ipv6/conf/all/forwarding",
+    "net/bridge/bridge-nf-call-iptables",
+    "net/bridge/bridge-nf-call-ip6tables",
+)
+LINK_SETTINGS = (
+    "net/ipv4/conf/{}/forwarding",
+    "net/ipv4/conf/{}/rp_filter",
+    "net/ipv4/conf/{}/arp_ignore",
+    "net/ipv4/conf/{}/accept_local",
+    "net/ipv4/conf/{}/ignore_routes_with_linkdown",
+    "net/ipv6/conf/{}/disable_ipv6",
+    "net/ipv6/conf/{}/hop_limit",
+)
+
+
+class Sights(Mapping[str, Sight]):
+    """The sights of these namespaces, each read when it is first asked for; KeyError for one that is not there."""
+
+    def __init__(self, names: Sequence[str], sessions: Sessions | None = None) -> None:
+        self._names = tuple(dict.fromkeys(names))
+        self._sessions = sessions or Sessions()
+        self._read: dict[str, Sight] = {}
+        self._programs: dict[str, list[TunnelProgram]] | None = None
+
+    def __getitem__(self, netns: str) -> Sight:
+        if netns not in self._names:
+            raise KeyError(netns)
+        if netns not in self._read:
+            try:
+                session = self._sessions.get(netns)
+            except FileNotFoundError:
+                raise KeyError(netns) from None
+            self._read[netns] = read_sight(session, self._names, lambda: self._tunnels_in(netns))
+        return self._read[netns]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _tunnels_in(self, netns: str) -> list[TunnelProgram]:
+        if self._programs is None:
+            self._programs = find_tunnels(self._names)
+        return self._programs.get(netns, [])
+
+    def close(self) -> None:
+        """Close all doors."""
+        self._sessions.close()
+
+    def __enter__(self) -> Sights:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_sight(session: Session, others: Sequence[str], tunnels: Callable[[], list[TunnelProgram]]) -> Sight:
+    """One namespace. OSError when any of its tables could not be read whole. ``tunnels`` is asked only beside a TUN."""
+    links = tuple(session.links())
+    has_tun = any(link.kind == "tun" for link in links)
+    has_peers_elsewhere = any(link.link_netnsid is not None for link in links)
+    return Sight(
+        netns=session.netns,
+        links=links,
+        addresses=_dump(session, rtnetlink.address_dump(), AddressRecord),
+        routes=_dump(session, rtnetlink.route_dump(), RouteRecord),
+        learned_mtus=_dump(session, rtnetlink.route_dump(cached=True), RouteRecord),
+        rules=_dump(session, rtnetlink.rule_dump(), RuleRecord),
+        nexthops=_nexthops(session),
+        neighbours=_dump(session, rtnetlink.neighbour_dump(), NeighbourRecord),
+        fdb=_dump(session, rtnetlink.fdb_dump(), FdbRecord),
+        sysctls=_settings(session, links),
+        nft=_ruleset(session),
+        netns_ids=_netns_ids(session, others) if has_peers_elsewhere else {},
+        tunnels=tuple(tunnels()) if has_tun else (),
+    )
+
+
+def _dump(session: Session, request: Request, kind: type[Record]) -> tuple[Record, ...]:
+    records = (rtnetlink.parse_record(message) for message in session.netlink.dump(request))
+    return tuple(record for record in records if isinstance(record, kind))
+
+
+def _nexthops(session: Session) -> tuple[NexthopRecord, ...]:
+    try:
+        return _dump(session, rtnetlink.nexthop_dump(), NexthopRecord)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:  # before Linux 5.3
+            raise
+        return ()
+
+
+def _settings(session: Session, links: tuple[LinkRecord, ...]) -> dict[str, str]:
+    wanted = [*SETTINGS, *(path.format(link.name) for link in links for path in LINK_SETTINGS)]
+    found = {}
+    for path in wanted:
+        try:
+            found[path] = session.sysctl.read(path)
+        except FileNotFoundError:  # the kernel lacks the feature, or the link went
+            continue
+    return found
+
+
+def _ruleset(session: Session) -> tuple[dict[str, object], ...]:
+    try:
+        if not session.netfilter.dump(nftables.table_dump()):
+            return ()
+    except OSError as error:
+        if error.errno not in NO_TABLE_ERRNOS:
+            raise
+        return ()
+    result = nft.run_nft(session.netns, ["-j", "list", "ruleset"])
+    if result.returncode != 0:
+        words = " ".join(result.stderr.split())
+        raise OSError(errno.EIO, f"nft could not list the packet filter: {words}", session.netns)
+    return tuple(msgspec.json.decode(result.stdout)["nftables"])
+
+
+def _netns_ids(session: Session, others: Sequence[str]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for name in others:
+        try:
+            fd = netns_door.open_netns(name)
+        except OSError:  # it went, or is not ours to see
+            continue
+        try:
+            messages = session.netlink.ask(rtnetlink.nsid_get(fd))
+        finally:
+            os.close(fd)
+        records = [rtnetlink.parse_record(message) for message in messages]
+        found |= {record.nsid: name for record in records if isinstance(record, NsidRecord) and record.nsid >= 0}
+    return found
+
+
+def find_tunnels(names: Sequence[str]) -> dict[str, list[TunnelProgram]]:
+    """The tunnel programs that live in these namespaces."""
+    found: dict[str, list[TunnelProgram]] = {}
+    for program in programs.find(programs.TUNNEL_MARK, names):
+        found.setdefault(program.netns, []).append(parse_tunnel(program.pid, program.arguments))
+    return found
+
+
+def parse_tunnel(pid: int, arguments: Sequence[str]) -> TunnelProgram:
+    """What a tunnel was told by its command line, and by the file that this names."""
+    words = [argument.partition("=")[::2] for argument in arguments]
+    options = dict(words)
+    peers = [value.partition("=")[::2] for name, value in words if name == "--peer"]
+    if "--peers" in options:
+        peers += _peers_of_file(options["--peers"])
+    return TunnelProgram(
+        pid=pid,
+        device=options.get("--device", ""),
+        listen=options.get("--listen", ""),
+        peers=tuple((prefix, endpoint) for prefix, endpoint in peers),
+    )
+
+
+def _peers_of_file(path: str) -> list[tuple[str, str]]:
+    try:
+        with open(path) as file:
+            lines = [line.partition("#")[0].split() for line in file]
+    except OSError:  # the file went: what the program had read of it nobody else knows
+        return []
+    return [(line[0], line[1]) for line in lines if len(line) == 2]
