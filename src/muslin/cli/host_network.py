@@ -30,7 +30,9 @@ def host_question(
     """What ``explain SRC DST`` asks on a machine; UsageError for an end that is unknown."""
     place, own = _find(network, source, family)
     if place is None:
-        raise UsageError(f"no namespace on this machine has the address {source}", "see: ip netns exec NAME ip addr")
+        owners = _owners(network, source)
+        what = f"{', '.join(owners[:4])} have" if owners else "no namespace on this machine has"
+        raise UsageError(f"{what} the address {source}", "give the name of the namespace: see ip netns")
     target, address = _find(network, destination, family)
     if address is None:
         raise UsageError(f"{destination} has no address to go to", "give the address itself as destination")
@@ -51,5 +53,10 @@ def _find(network: NamedSights, text: str, family: Family | None) -> tuple[str |
         own = [one for one in network[text].local_addresses if not one.startswith(("127.", "fe80", "::1"))]
         fitting = [one for one in own if family in (None, family_of(one))]
         return text, fitting[0] if fitting else None
-    # An address that several have (every lab has the same) is no end by itself; the first in order is meant.
-    return next((name for name in network if address in network[name].local_addresses), None), address
+    owners = _owners(network, address)
+    # An address that several have (every lab has the same) names none of them.
+    return owners[0] if len(owners) == 1 else None, address
+
+
+def _owners(network: NamedSights, address: str) -> list[str]:
+    return [name for name in network if address in network[name].local_addresses]

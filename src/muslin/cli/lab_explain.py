@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import click
+import msgspec
 
 from muslin.cli.lab_exec import complete_places
-from muslin.cli.output import emit, output_option
+from muslin.cli.output import counted, draw_table, emit, output_option
 from muslin.cli.topology_options import name_option
 from muslin.errors import EXIT_CHECK_FAILED, EXIT_OK, UsageError
 
@@ -40,15 +41,39 @@ def _shown_options(function: Any) -> Any:
     )(function)
 
 
+class PairExplained(msgspec.Struct, frozen=True, kw_only=True):
+    """One pair of the matrix that ``check`` checks."""
+
+    source: str
+    destination: str
+    address: str
+    explanation: Any
+
+
+class AllExplained(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``explain --all -o json`` prints."""
+
+    schema: Literal["muslin.explain-all/v1"] = "muslin.explain-all/v1"
+    pairs: tuple[PairExplained, ...]
+
+
 @click.command("explain")
-@click.argument("source", metavar="SRC", shell_complete=complete_places)
-@click.argument("destination", metavar="DST", shell_complete=complete_places)
+@click.argument("source", metavar="SRC", required=False, shell_complete=complete_places)
+@click.argument("destination", metavar="DST", required=False, shell_complete=complete_places)
+@click.option("--all", "every", is_flag=True, help="Every pair that `check` checks, a line each.")
 @name_option
 @packet_options
 @_shown_options
 @output_option
 def lab_explain(
-    source: str, destination: str, name: str, family: str | None, wide: bool, output: str, **packet: Any
+    source: str | None,
+    destination: str | None,
+    every: bool,
+    name: str,
+    family: str | None,
+    wide: bool,
+    output: str,
+    **packet: Any,
 ) -> int:
     """Tell the way of a packet from SRC to DST and of its answer, hop by hop, and why it is this one.
 
@@ -59,13 +84,21 @@ def lab_explain(
     muslin lab explain con1.node1 con1.node2
     muslin lab explain con1.node1 10.0.0.20 --wide
     muslin lab explain node1 172.16.1.2 --why-not node1@default
+    muslin lab explain --all
     """
     from muslin.explain.both import explain as explain_both
     from muslin.lab.places import lab_network, question_for
     from muslin.lab.run import require
     from muslin.lab.state import LabDirectory
 
+    if every == bool(source or destination) or (source and not destination):
+        raise UsageError("from where to where?", "give SRC and DST, or --all without them")
+    _check_port(packet)
     state = require(LabDirectory(name))
+    if every:
+        return _explain_all(state, output)
+    assert source is not None
+    assert destination is not None
     question = question_for(state, source, destination, FAMILY_NUMBERS[family], **packet)  # type: ignore[arg-type]
     return show(explain_both(lab_network(state), question), wide, output)
 
@@ -91,10 +124,48 @@ def explain(source: str, destination: str, family: str | None, wide: bool, outpu
 
     network = host_network()
     number = FAMILY_NUMBERS[family]
-    if packet["port"] and packet["protocol"] == "icmp":
-        raise UsageError("ICMP has no ports", "leave out --port, or give --protocol tcp or udp")
+    _check_port(packet)
     question = host_question(network, source, destination, number, **packet)  # type: ignore[arg-type]
     return show(explain_both(network, question), wide, output)
+
+
+def _check_port(packet: dict[str, Any]) -> None:
+    if packet["port"] and packet["protocol"] == "icmp":
+        raise UsageError("ICMP has no ports", "leave out --port, or give --protocol tcp or udp")
+
+
+def _explain_all(state: Any, output: str) -> int:
+    from muslin.explain.both import Question
+    from muslin.explain.both import explain as explain_both
+    from muslin.lab.places import lab_network
+    from muslin.verify.lab_pairs import HopCounter, endpoints
+    from muslin.verify.matrix import all_pairs
+
+    network = lab_network(state)
+    found = []
+    for pair in all_pairs(endpoints(state.name, state.topology), HopCounter(state.topology)):
+        source, destination = pair.source.name, pair.destination.name
+        told = explain_both(network, Question(netns=source, destination=pair.address, expected=destination))
+        found.append(PairExplained(source=source, destination=destination, address=pair.address, explanation=told))
+    emit(AllExplained(pairs=tuple(found)), output, lambda: _draw_all(found))
+    return EXIT_OK if all(pair.explanation.ok for pair in found) else EXIT_CHECK_FAILED
+
+
+def _draw_all(pairs: list[PairExplained]) -> str:
+    """A line a pair, then each cause of a loss once."""
+    rows: list[tuple[str, ...]] = []
+    causes: dict[str, int] = {}
+    for pair in pairs:
+        request, reply = pair.explanation.request, pair.explanation.reply
+        drop = request.drop or (reply.drop if reply else None)
+        way = " > ".join(hop.netns for hop in request.hops if hop.act != "switches")
+        fate = f"✗ {drop.cause} in {drop.netns}" if drop else "answered" if pair.explanation.ok else "leaves"
+        if drop:
+            causes[drop.sentence] = causes.get(drop.sentence, 0) + 1
+        rows.append((pair.source, f"{pair.address} ({pair.destination})", request.source, str(request.ttl), fate, way))
+    lines = [draw_table(("FROM", "TO", "SENT AS", "TTL", "FATE", "WAY"), rows)]
+    lines += [f"\n✗ {sentence} ({counted(number, 'pair')})" for sentence, number in causes.items()]
+    return "\n".join(lines)
 
 
 def show(explanation: Any, wide: bool, output: str) -> int:

@@ -19,8 +19,11 @@ from muslin.wire.sight import Sight
 MODES = {0: "off", 1: "strict", 2: "loose"}
 
 
-def reverse_path(sight: Sight, iif: str, source: str, destination: str) -> tuple[str, Drop | None]:
-    """The reverse path filter's answer for a packet that came in by ``iif``; empty words where it is not asked."""
+def reverse_path(sight: Sight, iif: str, source: str, destination: str, oif: str = "") -> tuple[str, Drop | None]:
+    """The reverse path filter's answer for a packet that came in by ``iif``; empty words where it is not asked.
+
+    ``oif`` is where the packet would go on to: policy rules see its answer come in there.
+    """
     if family_of(source) == 6:
         return "", None
     accepts_local = sight.sysctl("net/ipv4/conf/all/accept_local") or sight.sysctl(f"net/ipv4/conf/{iif}/accept_local")
@@ -33,7 +36,7 @@ def reverse_path(sight: Sight, iif: str, source: str, destination: str) -> tuple
     mode = max(every, own)
     if mode == 0:
         return "", None
-    answer = lookup(sight, Query(destination=source, source=destination))
+    answer = lookup(sight, Query(destination=source, source=destination, iif=oif))
     found = answer.chosen.route if answer.chosen else None
     link = answer.way.link if answer.way else ""
     if found is None or (mode == 1 and link != iif and not _uses(sight, answer, iif)):

@@ -100,9 +100,11 @@ def lookup(sight: Sight, query: Query) -> Answer:
 
 def _sends_on(rule: RuleRecord, candidate: Candidate) -> bool:
     """Whether the answer of this table does not count, so that the next rule is asked."""
-    suppressed = rule.suppress_prefix_length
-    too_short = suppressed is not None and prefix_length(candidate.route.destination) <= suppressed
-    return candidate.route.kind == "throw" or too_short
+    route, suppressed = candidate.route, rule.suppress_prefix_length
+    if route.kind in REFUSALS:  # a refusal counts, however short its prefix
+        return False
+    too_short = suppressed is not None and prefix_length(route.destination) <= suppressed
+    return route.kind == "throw" or too_short
 
 
 def _decision(sight: Sight, query: Query, candidate: Candidate) -> Answer:

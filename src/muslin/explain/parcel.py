@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from muslin.explain.filter import Packet
-from muslin.explain.frames import Delivery, Network, Port
+from muslin.explain.frames import Delivery, Network, Port, far_end
 from muslin.explain.lookup import Answer, why
 from muslin.explain.path import Cause, Drop, Hop, RouteChoice
 from muslin.explain.types import protocol_name, route_text, table_name, type_of
@@ -127,15 +127,37 @@ def lost(sight: Sight, link: LinkRecord, found: Delivery) -> Drop:
 
 
 def unanswered(network: Network, sight: Sight, link: LinkRecord, next_hop: str, hop: Hop, probe: Delivery) -> Drop:
-    """Nobody answers for the next hop: a cable that is down on the way there, or an address that nobody has."""
+    """Nobody answers for the next hop: something between here and its holder, or an address that nobody has."""
     if probe.problem.endswith("is down"):
         return lost(sight, link, probe)
-    holder = next((one.netns for one in network.values() if next_hop in one.local_addresses), None)
-    where = f"{holder} has it, and is not on this layer-2 network" if holder else "nobody has it"
+    holder = next((one for one in network.values() if next_hop in one.local_addresses), None)
+    if holder is not None and holder.netns != sight.netns and (found := cut_off(network, holder, next_hop)):
+        return found
+    where = f"{holder.netns} has it, and is not on this layer-2 network" if holder else "nobody has it"
     sentence = f"nobody on the layer-2 network of {link.name} in {sight.netns} answers for {next_hop}: {where}"
-    place = (
-        f"route {hop.route.text}"
-        if hop.route and holder and hop.next_hop == hop.destination
-        else f"neighbour {next_hop}"
-    )
+    by_route = hop.route is not None and holder is not None and next_hop == hop.destination
+    place = f"route {hop.route.text}" if hop.route and by_route else f"neighbour {next_hop}"
     return Drop(cause="no-neighbour", netns=sight.netns, object=place, sentence=sentence, told="ICMP: host unreachable")
+
+
+def cut_off(network: Network, holder: Sight, address: str) -> Drop | None:
+    """What cuts the holder of an address off: its link, the other end, or that this is no port of a bridge."""
+    link = holder.link(holder.local_addresses[address])
+    far = far_end(network, holder, link) if link else None
+    ends: list[tuple[Sight, LinkRecord | None]] = [(holder, link)]
+    ends += [(network[far.netns], network[far.netns].link(far.link))] if far else []
+    who = f"nobody answers for {address}: {holder.netns} has it"
+    for sight, end in ends:
+        if end is not None and not end.up:
+            sentence = f"{who}, and {end.name} of {sight.netns} is down"
+            mend = f"ip link set {end.name} up"
+            return Drop(cause="link-down", netns=sight.netns, object=f"link {end.name}", sentence=sentence, mend=mend)
+    if far is None:
+        return None
+    sight, end = ends[-1]
+    bridge = next((one for one in sight.links if one.kind == "bridge"), None)
+    if end is None or bridge is None or end.master_ifindex or sight.addresses_on(end.name):
+        return None
+    sentence = f"{who}, and the other end of its cable, {end.name} of {sight.netns}, is no port of a bridge"
+    mend = f"ip link set {end.name} master {bridge.name}"
+    return Drop(cause="unplugged", netns=sight.netns, object=f"link {end.name}", sentence=sentence, mend=mend)

@@ -18,7 +18,7 @@ Act = Literal["sends", "forwards", "switches", "takes", "drops", "hands over"]
 Cause = Literal[
     "no-route", "refusing-route", "no-source", "forwarding-off", "reverse-path", "martian", "filter", "link-down",
     "no-neighbour", "wrong-mac", "lost-frame", "ttl-exceeded", "too-big", "no-tunnel", "no-peer", "unknown-peer",
-    "nobody-listens", "no-tunnel-entry", "loop", "ping-ignored", "not-here",
+    "nobody-listens", "no-tunnel-entry", "loop", "ping-ignored", "not-here", "unplugged",
 ]  # fmt: skip
 
 

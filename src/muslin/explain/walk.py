@@ -130,7 +130,8 @@ class Walk:
         hop, parcel = self._track(sight, "destination", parcel, hop)
         answer = lookup(sight, Query(destination=parcel.destination, source=parcel.source, iif=port.link))
         hop = with_route(hop, sight, answer, parcel) if answer.chosen else hop
-        words, drop = judge.reverse_path(sight, port.link, parcel.source, parcel.destination)
+        onward = "" if answer.is_local else link_of(answer)
+        words, drop = judge.reverse_path(sight, port.link, parcel.source, parcel.destination, onward)
         hop = checked(hop, words)
         if drop is not None and (answer.chosen is not None or drop.cause == "martian"):
             raise stopped(hop, drop)
