@@ -13,6 +13,24 @@ import msgspec
 from muslin.wire.sight import Sight
 
 
+class _Renamed(Mapping[int, str]):
+    """The names of other namespaces by number, each as it is shown."""
+
+    def __init__(self, ids: Mapping[int, str], shown: Mapping[str, str]) -> None:
+        self._ids = ids
+        self._shown = shown
+
+    def __getitem__(self, number: int) -> str:
+        netns = self._ids[number]
+        return self._shown.get(netns, netns)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+
 class NamedSights(Mapping[str, Sight]):
     """Sights under other names: ``names`` from the name that is shown to the namespace's own."""
 
@@ -25,7 +43,7 @@ class NamedSights(Mapping[str, Sight]):
     def __getitem__(self, name: str) -> Sight:
         if name not in self._read:
             sight = self._sights[self._names[name]]
-            ids = {number: self._shown.get(netns, netns) for number, netns in sight.netns_ids.items()}
+            ids = _Renamed(sight.netns_ids, self._shown)
             self._read[name] = msgspec.structs.replace(sight, netns=name, netns_ids=ids)
         return self._read[name]
 

@@ -1,10 +1,11 @@
 """See a namespace whole, and many of them only as far as somebody follows a packet through them.
 
 Theory of operation: ``read_sight`` dumps every table of one namespace: some 1 ms. ``Sights`` is a mapping from name to
-sight that reads a namespace when it is first asked for: a packet crosses few of the namespaces of a large lab. What
-was read stays, so that all questions of one run are about one moment. nft is started only where the kernel has a
-table at all. A namespace knows the others by numbers of its own (RTM_GETNSID); all names that the mapping holds are
-asked for, as a veth's far end is told by such a number.
+sight that reads a namespace when it is first asked for: a packet crosses few of the namespaces of a large lab. What was
+read stays, so that all questions of one run are about one moment. On a large layer-2 network many are looked at just to
+see whether they hold an address; so settings, the packet filter and the numbers of other namespaces are read at first
+use. nft is started only where the kernel has a table at all. A namespace knows the others by numbers of its own
+(RTM_GETNSID); all names that the mapping holds are asked for, as a veth's far end is told by such a number.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -24,7 +25,6 @@ from muslin.wire import nftables, rtnetlink
 from muslin.wire.rtnetlink import (
     AddressRecord,
     FdbRecord,
-    LinkRecord,
     NeighbourRecord,
     NexthopRecord,
     NsidRecord,
@@ -36,25 +36,73 @@ from muslin.wire.sight import Sight, TunnelProgram
 
 Record = TypeVar("Record")
 
-SETTINGS = (
-    "net/ipv4/conf/all/rp_filter",
-    "net/ipv4/conf/all/arp_ignore",
-    "net/ipv4/conf/all/accept_local",
-    "net/ipv4/icmp_echo_ignore_all",
-    "net/ipv4/ip_default_ttl",
-    "net/ipv6/conf/all/forwarding",
-    "net/bridge/bridge-nf-call-iptables",
-    "net/bridge/bridge-nf-call-ip6tables",
-)
-LINK_SETTINGS = (
-    "net/ipv4/conf/{}/forwarding",
-    "net/ipv4/conf/{}/rp_filter",
-    "net/ipv4/conf/{}/arp_ignore",
-    "net/ipv4/conf/{}/accept_local",
-    "net/ipv4/conf/{}/ignore_routes_with_linkdown",
-    "net/ipv6/conf/{}/disable_ipv6",
-    "net/ipv6/conf/{}/hop_limit",
-)
+
+class _Later(Sequence[dict[str, Any]]):
+    """A row of objects that is read when somebody first looks into it."""
+
+    def __init__(self, read: Callable[[], Sequence[dict[str, Any]]]) -> None:
+        self._read = read
+        self._items: Sequence[dict[str, Any]] | None = None
+
+    @property
+    def items(self) -> Sequence[dict[str, Any]]:
+        """The row, read by now."""
+        if self._items is None:
+            self._items = self._read()
+        return self._items
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class _Settings(Mapping[str, str]):
+    """The settings of a namespace, each read when it is first asked for; KeyError for one that is not there."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._read: dict[str, str] = {}
+
+    def __getitem__(self, path: str) -> str:
+        if path not in self._read:
+            try:
+                self._read[path] = self._session.sysctl.read(path)
+            except FileNotFoundError:  # the kernel lacks the feature, or the link went
+                raise KeyError(path) from None
+        return self._read[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+
+class _Ids(Mapping[int, str]):
+    """Other namespaces by the number that this one knows them by, asked for when the first is wanted."""
+
+    def __init__(self, session: Session, others: Sequence[str]) -> None:
+        self._session = session
+        self._others = others
+        self._found: dict[int, str] | None = None
+
+    @property
+    def found(self) -> dict[int, str]:
+        """All of them, asked by now."""
+        if self._found is None:
+            self._found = _netns_ids(self._session, self._others)
+        return self._found
+
+    def __getitem__(self, number: int) -> str:
+        return self.found[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
 
 
 class Sights(Mapping[str, Sight]):
@@ -103,7 +151,6 @@ def read_sight(session: Session, others: Sequence[str], tunnels: Callable[[], li
     """One namespace. OSError when any of its tables could not be read whole. ``tunnels`` is asked only beside a TUN."""
     links = tuple(session.links())
     has_tun = any(link.kind == "tun" for link in links)
-    has_peers_elsewhere = any(link.link_netnsid is not None for link in links)
     return Sight(
         netns=session.netns,
         links=links,
@@ -114,9 +161,9 @@ def read_sight(session: Session, others: Sequence[str], tunnels: Callable[[], li
         nexthops=_nexthops(session),
         neighbours=_dump(session, rtnetlink.neighbour_dump(), NeighbourRecord),
         fdb=_dump(session, rtnetlink.fdb_dump(), FdbRecord),
-        sysctls=_settings(session, links),
-        nft=_ruleset(session),
-        netns_ids=_netns_ids(session, others) if has_peers_elsewhere else {},
+        sysctls=_Settings(session),
+        nft=_Later(lambda: _ruleset(session)),
+        netns_ids=_Ids(session, others),
         tunnels=tuple(tunnels()) if has_tun else (),
     )
 
@@ -135,18 +182,7 @@ def _nexthops(session: Session) -> tuple[NexthopRecord, ...]:
         return ()
 
 
-def _settings(session: Session, links: tuple[LinkRecord, ...]) -> dict[str, str]:
-    wanted = [*SETTINGS, *(path.format(link.name) for link in links for path in LINK_SETTINGS)]
-    found = {}
-    for path in wanted:
-        try:
-            found[path] = session.sysctl.read(path)
-        except FileNotFoundError:  # the kernel lacks the feature, or the link went
-            continue
-    return found
-
-
-def _ruleset(session: Session) -> tuple[dict[str, object], ...]:
+def _ruleset(session: Session) -> tuple[dict[str, Any], ...]:
     try:
         if not session.netfilter.dump(nftables.table_dump()):
             return ()

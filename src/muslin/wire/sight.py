@@ -3,11 +3,13 @@
 Theory of operation: who wants to say where a packet goes needs everything that the kernel looks at: dynamic
 neighbours, what a bridge has learned, carriers, rules of others. ``model.state.Snapshot`` leaves those out, because no
 plan asks for them; here is the whole, untranslated. Records carry interface numbers; ``link`` and ``name_of`` find
-interfaces by either. Nothing here is judged: that is ``explain``.
+interfaces by either. Settings, packet filter and the numbers of other namespaces may be containers that read when they
+are first asked. Nothing here is judged: that is ``explain``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -48,9 +50,9 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     nexthops: tuple[NexthopRecord, ...] = ()
     neighbours: tuple[NeighbourRecord, ...] = ()
     fdb: tuple[FdbRecord, ...] = ()
-    sysctls: dict[str, str] = {}
-    nft: tuple[dict[str, Any], ...] = ()
-    netns_ids: dict[int, str] = {}
+    sysctls: Mapping[str, str] = {}
+    nft: Sequence[dict[str, Any]] = ()
+    netns_ids: Mapping[int, str] = {}
     """The names of other namespaces by the number that this one knows them by (IFLA_LINK_NETNSID)."""
     tunnels: tuple[TunnelProgram, ...] = ()
 
