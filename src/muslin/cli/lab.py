@@ -19,6 +19,8 @@ from muslin.cli.main import CONTEXT_SETTINGS, LazyGroup
             "muslin.cli.lab_explain:lab_explain",
             "Tell the way of a packet, hop by hop, and why it is this one.",
         ),
+        "routes": ("muslin.cli.lab_routes:lab_routes", "List routes as the kernel takes them, each with its type."),
+        "myths": ("muslin.cli.lab_myths:myths", "Show what is said of such networks and does not hold, live."),
         "exec": ("muslin.cli.lab_exec:exec_", "Run a command in a node or container."),
         "shell": ("muslin.cli.lab_exec:shell", "Open a shell in a node or container."),
         "inspect": ("muslin.cli.lab_show:inspect", "Show links, addresses and routes, and any drift."),

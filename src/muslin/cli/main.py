@@ -82,6 +82,7 @@ class LazyGroup(click.Group):
             "muslin.cli.lab_explain:explain",
             "Tell the way of a packet through this host, and why it is this one.",
         ),
+        "routes": ("muslin.cli.lab_routes:routes", "List routes as the kernel takes them, each with its type."),
         "uninstall": ("muslin.cli.uninstall:uninstall", "Remove all that an agent made on this host."),
         "network": ("muslin.cli.network:network", "The network's configuration and leases, in the store."),
         "config": ("muslin.cli.config:config", "The agent's settings, and where each comes from."),
