@@ -42,6 +42,8 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 84
     mark: int = 0
     reply: bool = False
+    icmp_type: str = ""
+    """Of an ICMP message that is no echo, by nft's name for it."""
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,7 +228,8 @@ class _Run:
         if protocol in ("icmp", "icmpv6"):
             if protocol != packet.protocol:
                 return None
-            return ("echo-reply" if packet.reply else "echo-request") if field == "type" else UNKNOWN
+            echo = "echo-reply" if packet.reply else "echo-request"
+            return packet.icmp_type or echo if field == "type" else UNKNOWN
         return None if protocol in ("sctp", "dccp", "ah", "esp", "arp") else UNKNOWN
 
     def _meta(self, key: str) -> Any:

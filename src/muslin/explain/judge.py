@@ -8,7 +8,7 @@ answer to leave by the link that the packet came in by, loose (2) by any. IPv6 h
 
 from __future__ import annotations
 
-from muslin.explain.filter import Place
+from muslin.explain.filter import Packet, Place, ask
 from muslin.explain.lookup import Answer, Query, lookup
 from muslin.explain.path import Drop
 from muslin.explain.types import route_text, type_of
@@ -104,11 +104,7 @@ def too_big(sight: Sight, link: str, size_bytes: int, mtu: int) -> Drop:
 
 def denied(sight: Sight, hook: str, place: Place, rejects: bool) -> Drop:
     """The drop by a rule of the packet filter, with the command that takes the rule away."""
-    chain = f"{place.family} {place.table} {place.chain}"
-    if place.handle is not None:
-        mend = f"nft delete rule {chain} handle {place.handle}"
-    else:
-        mend = f"nft chain {chain} '{{ policy accept ; }}'"
+    mend = without(place)
     return Drop(
         cause="filter",
         netns=sight.netns,
@@ -117,6 +113,43 @@ def denied(sight: Sight, hook: str, place: Place, rejects: bool) -> Drop:
         mend=mend,
         told="ICMP: administratively prohibited" if rejects else "",
     )
+
+
+def without(place: Place) -> str:
+    """The command that takes a rule away, or a policy back."""
+    chain = f"{place.family} {place.table} {place.chain}"
+    if place.handle is not None:
+        return f"nft delete rule {chain} handle {place.handle}"
+    return f"nft chain {chain} '{{ policy accept ; }}'"
+
+
+def translated(sight: Sight, place: Place, part: str, before: str, after: str) -> Drop:
+    """What NAT did, and the command that takes its rule away."""
+    sentence = f"{sight.netns} puts {after} in the place of the {part} {before}: NAT ({place.words})"
+    return Drop(cause="nat", netns=sight.netns, object=f"nft {place.words}", sentence=sentence, mend=without(place))
+
+
+def unheard(sight: Sight, drop: Drop, packet: Packet) -> Drop:
+    """The same drop, or a black hole where the message that would tell the sender of it does not get out."""
+    six = family_of(packet.source) == 6
+    message = Packet(
+        source=packet.destination,
+        destination=packet.source,
+        protocol="icmpv6" if six else "icmp",
+        icmp_type="packet-too-big" if six else "destination-unreachable",
+    )
+    for hook in ("output", "postrouting"):
+        found = ask(sight, hook, message)
+        if found.denied:
+            sentence = f"{drop.sentence}; and the ICMP message that says so is dropped in {hook} ({found.denied.words})"
+            return Drop(
+                cause="black-hole",
+                netns=sight.netns,
+                object=f"nft {found.denied.words}",
+                sentence=sentence,
+                mend=without(found.denied),
+            )
+    return drop
 
 
 def shows_filter(sight: Sight, destination: str) -> bool:

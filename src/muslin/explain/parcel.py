@@ -111,53 +111,66 @@ def stopped_by(
     return stopped(hop, Drop(cause=cause, netns=sight.netns, object=what, sentence=sentence, mend=mend, told=told))
 
 
-def lost(sight: Sight, link: LinkRecord, found: Delivery) -> Drop:
-    """The drop of a frame that reached nobody."""
-    at = found.at or Port(sight.netns, link.name)
+def lost(network: Network, sight: Sight, link: LinkRecord, next_hop: str, found: Delivery) -> Drop:
+    """The drop of a frame that reached nobody: a cable at either end that leads nowhere, or what the bridge says."""
     down = found.problem.endswith("is down")
+    if not down and (cause := cut_off(network, sight, link, next_hop)):
+        return cause
+    at = found.at or Port(sight.netns, link.name)
     mend = f"ip link set {at.link} up" if down else ""
     sentence = f"the frame leaves {sight.netns} by {link.name} and reaches nobody: {found.problem} ({at.netns})"
-    return Drop(
-        cause="link-down" if down else "lost-frame",
-        netns=at.netns,
-        object=f"link {at.link}",
-        sentence=sentence,
-        mend=mend,
-    )
+    cause_name: Cause = "link-down" if down else "lost-frame"
+    return Drop(cause=cause_name, netns=at.netns, object=f"link {at.link}", sentence=sentence, mend=mend)
 
 
 def unanswered(network: Network, sight: Sight, link: LinkRecord, next_hop: str, hop: Hop, probe: Delivery) -> Drop:
     """Nobody answers for the next hop: something between here and its holder, or an address that nobody has."""
     if probe.problem.endswith("is down"):
-        return lost(sight, link, probe)
-    holder = next((one for one in network.values() if next_hop in one.local_addresses), None)
-    if holder is not None and holder.netns != sight.netns and (found := cut_off(network, holder, next_hop)):
-        return found
+        return lost(network, sight, link, next_hop, probe)
+    if cause := cut_off(network, sight, link, next_hop):
+        return cause
+    holder = _holder(network, next_hop)
     where = f"{holder.netns} has it, and is not on this layer-2 network" if holder else "nobody has it"
-    sentence = f"nobody on the layer-2 network of {link.name} in {sight.netns} answers for {next_hop}: {where}"
     by_route = hop.route is not None and holder is not None and next_hop == hop.destination
+    if by_route and hop.route:
+        where += f", though the route {hop.route.text} says so"
+    sentence = f"nobody on the layer-2 network of {link.name} in {sight.netns} answers for {next_hop}: {where}"
     place = f"route {hop.route.text}" if hop.route and by_route else f"neighbour {next_hop}"
     return Drop(cause="no-neighbour", netns=sight.netns, object=place, sentence=sentence, told="ICMP: host unreachable")
 
 
-def cut_off(network: Network, holder: Sight, address: str) -> Drop | None:
-    """What cuts the holder of an address off: its link, the other end, or that this is no port of a bridge."""
-    link = holder.link(holder.local_addresses[address])
-    far = far_end(network, holder, link) if link else None
-    ends: list[tuple[Sight, LinkRecord | None]] = [(holder, link)]
-    ends += [(network[far.netns], network[far.netns].link(far.link))] if far else []
-    who = f"nobody answers for {address}: {holder.netns} has it"
-    for sight, end in ends:
-        if end is not None and not end.up:
-            sentence = f"{who}, and {end.name} of {sight.netns} is down"
-            mend = f"ip link set {end.name} up"
-            return Drop(cause="link-down", netns=sight.netns, object=f"link {end.name}", sentence=sentence, mend=mend)
-    if far is None:
+def _holder(network: Network, address: str) -> Sight | None:
+    return next((one for one in network.values() if address in one.local_addresses), None)
+
+
+def cut_off(network: Network, sight: Sight, link: LinkRecord, next_hop: str) -> Drop | None:
+    """What cuts us, or the holder of the next hop, off: a link, its other end, or that this is no port of a bridge."""
+    holder = _holder(network, next_hop)
+    cables = [(sight, link, f"{link.name} of {sight.netns} reaches nobody")]
+    if holder is not None and holder.netns != sight.netns:
+        far_link = holder.link(holder.local_addresses[next_hop])
+        if far_link is not None:
+            cables.append((holder, far_link, f"nobody answers for {next_hop}: {holder.netns} has it"))
+    found = (_broken_cable(network, *cable) for cable in cables)
+    return next((drop for drop in found if drop), None)
+
+
+def _broken_cable(network: Network, sight: Sight, link: LinkRecord, who: str) -> Drop | None:
+    far = far_end(network, sight, link)
+    far_sight = network[far.netns] if far else None
+    end = far_sight.link(far.link) if far_sight and far else None
+    for place, one in ((sight, link), (far_sight, end)):
+        if place is not None and one is not None and not one.up:
+            sentence = f"{who}, and {one.name} of {place.netns} is down"
+            mend = f"ip link set {one.name} up"
+            return Drop(cause="link-down", netns=place.netns, object=f"link {one.name}", sentence=sentence, mend=mend)
+    if far_sight is None or end is None or end.master_ifindex:
         return None
-    sight, end = ends[-1]
-    bridge = next((one for one in sight.links if one.kind == "bridge"), None)
-    if end is None or bridge is None or end.master_ifindex or sight.addresses_on(end.name):
+    if any(not one.address.startswith("fe80") for one in far_sight.addresses_on(end.name)):
         return None
-    sentence = f"{who}, and the other end of its cable, {end.name} of {sight.netns}, is no port of a bridge"
+    bridge = next((one for one in far_sight.links if one.kind == "bridge"), None)
+    if bridge is None:
+        return None
+    sentence = f"{who}, and the other end of the cable, {end.name} of {far_sight.netns}, is no port of a bridge"
     mend = f"ip link set {end.name} master {bridge.name}"
-    return Drop(cause="unplugged", netns=sight.netns, object=f"link {end.name}", sentence=sentence, mend=mend)
+    return Drop(cause="unplugged", netns=far_sight.netns, object=f"link {end.name}", sentence=sentence, mend=mend)

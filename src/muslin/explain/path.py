@@ -18,7 +18,8 @@ Act = Literal["sends", "forwards", "switches", "takes", "drops", "hands over"]
 Cause = Literal[
     "no-route", "refusing-route", "no-source", "forwarding-off", "reverse-path", "martian", "filter", "link-down",
     "no-neighbour", "wrong-mac", "lost-frame", "ttl-exceeded", "too-big", "no-tunnel", "no-peer", "unknown-peer",
-    "nobody-listens", "no-tunnel-entry", "loop", "ping-ignored", "not-here", "unplugged",
+    "nobody-listens", "no-tunnel-entry", "loop", "ping-ignored", "not-here", "unplugged", "nat",
+    "black-hole",
 ]  # fmt: skip
 
 
@@ -114,6 +115,8 @@ class Path(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The source address that the destination sees; differs from ``source`` under NAT."""
     ended_in: str = ""
     """The namespace of the last hop."""
+    nat: tuple[Drop, ...] = ()
+    """Each translation on the way, told like a drop: the packet goes on, and is no longer what was sent."""
 
     @property
     def drop(self) -> Drop | None:

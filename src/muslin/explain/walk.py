@@ -55,6 +55,7 @@ class Walk:
         self.network = network
         self.hops: list[Hop] = []
         self.translations: list[Translation] = []
+        self.nat: list[Drop] = []
         self.taken_by: str | None = None
         self.parcel = Parcel(destination="")
         self._undo = translations
@@ -204,7 +205,8 @@ class Walk:
         if parcel.size_bytes <= mtu:
             return hop
         if parcel.fixed_size or (family_of(parcel.destination) == 6 and not own):
-            raise stopped(hop, judge.too_big(sight, link.name, parcel.size_bytes, mtu))
+            drop = judge.too_big(sight, link.name, parcel.size_bytes, mtu)
+            raise stopped(hop, drop if own else judge.unheard(sight, drop, parcel.packet))
         return noted(hop, f"longer than the MTU of {mtu}: goes in fragments")
 
     def _leave(self, sight: Sight, parcel: Parcel, answer: Answer, link: LinkRecord, hop: Hop) -> None:
@@ -236,7 +238,7 @@ class Walk:
             first = crossings.pop(0)
             hop = msgspec.structs.replace(hop, port_out=first.left)
         if found.receiver is None:
-            raise stopped(hop, lost(sight, link, found))
+            raise stopped(hop, lost(self.network, sight, link, next_hop, found))
         self.hops.append(hop)
         for crossing in crossings:
             self.hops.append(self._cross(crossing, parcel))
@@ -378,6 +380,8 @@ class Walk:
             if after == before:
                 continue
             self.translations.append(Translation(sight.netns, part, before, after))
+            if found.translated_by:
+                self.nat.append(judge.translated(sight, found.translated_by, part, before, after))
             parcel = msgspec.structs.replace(parcel, **{part: after})
             hop = noted(hop, f"NAT: {part} {before} becomes {after} ({place})")
         return hop, parcel
@@ -412,6 +416,7 @@ def path_of(walk: Walk, source: str, parcel: Parcel) -> Path:
         hops=tuple(walk.hops),
         arrived_as=walk.parcel.source if walk.taken_by is not None else "",
         ended_in=walk.taken_by or walk.hops[-1].netns,
+        nat=tuple(walk.nat),
     )
 
 

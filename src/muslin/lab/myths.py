@@ -24,7 +24,6 @@ from muslin.lab.places import lab_network
 from muslin.lab.plan import netns_of
 from muslin.lab.state import LabState
 from muslin.lab.topology import Backend, Step
-from muslin.verify.fragments import parse_snmp
 from muslin.wire import rtnetlink
 from muslin.wire.rtnetlink import LinkRecord, RouteRecord
 
@@ -131,11 +130,15 @@ def prove_fragments(state: LabState) -> Proof:
 
 
 def _fragments(state: LabState) -> int:
+    """How many fragments node1 has made so far: FragCreates of /proc/net/snmp, a line of names and one of values."""
+
     def read() -> str:
         with open("/proc/thread-self/net/snmp") as file:
             return file.read()
 
-    return parse_snmp(netns_door.call_in(netns_of(state.name, "node1"), read))
+    text = netns_door.call_in(netns_of(state.name, "node1"), read)
+    names, values = (line.split() for line in text.splitlines() if line.startswith("Ip: "))
+    return int(values[names.index("FragCreates")])
 
 
 def prove_socat(state: LabState) -> Proof:
@@ -233,7 +236,7 @@ MYTHS: tuple[Myth, ...] = (
     Myth(
         name="rp-filter",
         claim="For packets from a node to a remote container, rp_filter has to be off (0).",
-        truth="That flow works with strict (1). Strict breaks container to remote node, and a node that pins its source;"
+        truth="That works with strict (1). Strict breaks container to remote node, and a node that pins its source;"
         " loose (2) lets all of them through.",
         step=4,
         prove=prove_reverse_path,
