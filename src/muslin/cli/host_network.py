@@ -6,6 +6,9 @@ Theory of operation: what ``ip netns`` lists (container runtimes put theirs ther
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import msgspec
 
 from muslin.errors import UsageError
@@ -18,10 +21,12 @@ from muslin.model.address import Family, family_of, parse_address
 HOST = "host"
 
 
-def host_network() -> NamedSights:
-    """The machine's namespaces."""
+@contextlib.contextmanager
+def host_network() -> Iterator[NamedSights]:
+    """The machine's namespaces, as they are at this moment."""
     names = {HOST: "", **{name: name for name in netns_door.names() if name != HOST}}
-    return NamedSights(Sights(tuple(names.values())), names)
+    with Sights(tuple(names.values())) as sights:
+        yield NamedSights(sights, names)
 
 
 def host_question(

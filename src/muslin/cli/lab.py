@@ -19,6 +19,10 @@ from muslin.cli.main import CONTEXT_SETTINGS, LazyGroup
             "muslin.cli.lab_explain:lab_explain",
             "Tell the way of a packet, hop by hop, and why it is this one.",
         ),
+        "trace": (
+            "muslin.cli.lab_trace:trace",
+            "Send a packet and show each link it is seen at, beside the prediction.",
+        ),
         "routes": ("muslin.cli.lab_routes:lab_routes", "List routes as the kernel takes them, each with its type."),
         "myths": ("muslin.cli.lab_myths:myths", "Show what is said of such networks and does not hold, live."),
         "diagnose": ("muslin.cli.lab_break:diagnose", "Say why packets are lost or changed, and what mends it."),

@@ -93,14 +93,15 @@ def lab_explain(
 
     if every == bool(source or destination) or (source and not destination):
         raise UsageError("from where to where?", "give SRC and DST, or --all without them")
-    _check_port(packet)
+    check_port(packet)
     state = require(LabDirectory(name))
     if every:
         return _explain_all(state, output)
     assert source is not None
     assert destination is not None
     question = question_for(state, source, destination, FAMILY_NUMBERS[family], **packet)  # type: ignore[arg-type]
-    return show(explain_both(lab_network(state), question), wide, output)
+    with lab_network(state) as network:
+        return show(explain_both(network, question), wide, output)
 
 
 @click.command("explain")
@@ -122,14 +123,14 @@ def explain(source: str, destination: str, family: str | None, wide: bool, outpu
     from muslin.cli.host_network import host_network, host_question
     from muslin.explain.both import explain as explain_both
 
-    network = host_network()
-    number = FAMILY_NUMBERS[family]
-    _check_port(packet)
-    question = host_question(network, source, destination, number, **packet)  # type: ignore[arg-type]
-    return show(explain_both(network, question), wide, output)
+    check_port(packet)
+    with host_network() as network:
+        question = host_question(network, source, destination, FAMILY_NUMBERS[family], **packet)  # type: ignore[arg-type]
+        return show(explain_both(network, question), wide, output)
 
 
-def _check_port(packet: dict[str, Any]) -> None:
+def check_port(packet: dict[str, Any]) -> None:
+    """UsageError for a port where there are none."""
     if packet["port"] and packet["protocol"] == "icmp":
         raise UsageError("ICMP has no ports", "leave out --port, or give --protocol tcp or udp")
 
@@ -141,12 +142,12 @@ def _explain_all(state: Any, output: str) -> int:
     from muslin.verify.lab_pairs import HopCounter, endpoints
     from muslin.verify.matrix import all_pairs
 
-    network = lab_network(state)
     found = []
-    for pair in all_pairs(endpoints(state.name, state.topology), HopCounter(state.topology)):
-        source, destination = pair.source.name, pair.destination.name
-        told = explain_both(network, Question(netns=source, destination=pair.address, expected=destination))
-        found.append(PairExplained(source=source, destination=destination, address=pair.address, explanation=told))
+    with lab_network(state) as network:
+        for pair in all_pairs(endpoints(state.name, state.topology), HopCounter(state.topology)):
+            source, destination = pair.source.name, pair.destination.name
+            told = explain_both(network, Question(netns=source, destination=pair.address, expected=destination))
+            found.append(PairExplained(source=source, destination=destination, address=pair.address, explanation=told))
     emit(AllExplained(pairs=tuple(found)), output, lambda: _draw_all(found))
     return EXIT_OK if all(pair.explanation.ok for pair in found) else EXIT_CHECK_FAILED
 

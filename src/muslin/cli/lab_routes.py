@@ -36,10 +36,10 @@ def lab_routes(place: str | None, name: str, everything: bool, output: str) -> i
     from muslin.lab.state import LabDirectory
 
     state = require(LabDirectory(name))
-    network = lab_network(state)
     segments = {segment.name for segment in state.topology.segments}
-    places = [resolve_place(state, place)] if place else [one for one in network if one not in segments]
-    return _show((network[one] for one in places), everything, output)
+    with lab_network(state) as network:
+        places = [resolve_place(state, place)] if place else [one for one in network if one not in segments]
+        return _show((network[one] for one in places), everything, output)
 
 
 @click.command("routes")
@@ -54,10 +54,10 @@ def routes(place: str | None, everything: bool, output: str) -> int:
     from muslin.cli.host_network import HOST, host_network
     from muslin.errors import UsageError
 
-    network = host_network()
-    if place is not None and place not in network:
-        raise UsageError(f"there is no network namespace {place!r}", "see: ip netns")
-    return _show((network[one] for one in [place or HOST]), everything, output)
+    with host_network() as network:
+        if place is not None and place not in network:
+            raise UsageError(f"there is no network namespace {place!r}", "see: ip netns")
+        return _show((network[one] for one in [place or HOST]), everything, output)
 
 
 def _show(sights: Iterable[Any], everything: bool, output: str) -> int:

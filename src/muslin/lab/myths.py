@@ -80,8 +80,9 @@ def prove_order(state: LabState) -> Proof:
         socket.close()
     found = rtnetlink.parse_record(messages[0])
     assert isinstance(found, RouteRecord)
-    sight = lab_network(state)["node1"]
-    told = why(sight, lookup(sight, Query(destination="172.16.0.2")))
+    with lab_network(state) as network:
+        sight = network["node1"]
+        told = why(sight, lookup(sight, Query(destination="172.16.0.2")))
     return Proof(
         lines=(
             f"node1$ {' '.join(command)}",

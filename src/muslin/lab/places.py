@@ -6,7 +6,8 @@ not in it. A place is looked at when a packet first comes there (``kernel.sight`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -21,10 +22,12 @@ from muslin.lab.topology import full_name_of
 from muslin.model.address import FAMILIES, Family, family_of, parse_address
 
 
-def lab_network(state: LabState, sights: Sights | None = None) -> NamedSights:
-    """The network of a lab that this process has entered."""
+@contextlib.contextmanager
+def lab_network(state: LabState) -> Iterator[NamedSights]:
+    """The network of a lab that this process has entered, as it is at this moment."""
     names = {place: netns_of(state.name, place) for place in place_names(state)}
-    return NamedSights(sights or Sights(tuple(names.values())), names)
+    with Sights(tuple(names.values())) as sights:
+        yield NamedSights(sights, names)
 
 
 def addresses_of(state: LabState) -> dict[str, tuple[str, ...]]:

@@ -77,7 +77,15 @@ def diagnose(
 
     ``drift`` tells what would make the kernel agree with a state; it is asked where something is wrong.
     """
-    network = lab_network(state)
+    with lab_network(state) as network:
+        pairs, cases = _walk(state, network, only)
+        repairs = _Repairs(state, network, drift) if cases else None
+        findings = _merged(_finding(state, case, repairs) for case in cases if repairs)
+    return Diagnosis(ok=not findings, pairs=pairs, findings=tuple(findings))
+
+
+def _walk(state: LabState, network: NamedSights, only: tuple[str, str] | None) -> tuple[int, list[_Case]]:
+    """How many pairs were walked, and what was met, each cause at each object once."""
     pairs = [
         pair
         for pair in all_pairs(endpoints(state.name, state.topology), HopCounter(state.topology))
@@ -89,9 +97,7 @@ def diagnose(
             case = cases.setdefault((drop.cause, drop.netns, drop.object), _Case(drop, []))
             if pair.title not in case.pairs:
                 case.pairs.append(pair.title)
-    repairs = _Repairs(state, network, drift) if cases else None
-    findings = _merged(_finding(state, case, repairs) for case in cases.values() if repairs)
-    return Diagnosis(ok=not findings, pairs=len(pairs), findings=tuple(findings))
+    return len(pairs), list(cases.values())
 
 
 def _drops(network: NamedSights, pair: Pair) -> Iterator[Drop]:

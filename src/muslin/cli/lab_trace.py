@@ -1,0 +1,108 @@
+"""``muslin lab trace``: one packet, predicted and observed at every link."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from muslin.cli.lab_exec import complete_places
+from muslin.cli.lab_explain import FAMILY_NUMBERS, check_port, packet_options
+from muslin.cli.output import draw_table, emit, output_option, use_color
+from muslin.cli.topology_options import name_option
+from muslin.errors import EXIT_CHECK_FAILED, EXIT_OK, UsageError
+
+COLUMNS = ("", "PLACE", "LINK", "µs", "TTL", "BYTES", "PACKET", "WHAT IS NEW")
+
+
+@click.command("trace")
+@click.argument("source", metavar="SRC", shell_complete=complete_places)
+@click.argument("destination", metavar="DST", shell_complete=complete_places)
+@name_option
+@packet_options
+@click.option("--ladder", "climbs", is_flag=True, help="With TTL 1, 2, 3 ...: who answers, and who should.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0.05, 60), default=1.0, show_default=True, metavar="S")
+@output_option
+def trace(
+    source: str,
+    destination: str,
+    name: str,
+    family: str | None,
+    climbs: bool,
+    timeout_s: float,
+    output: str,
+    **packet: Any,
+) -> int:
+    """Send one marked packet from SRC to DST and show every link that it and its answer are seen at.
+
+    Prediction and observation stand side by side: ✓ predicted and seen, ≠ where they differ. Listens to all links
+    of the lab by itself (no tcpdump), also without root. Exit code 0: all as predicted; 1: not.
+
+    \b
+    muslin lab trace con1.node1 con1.node2
+    muslin lab trace con1.node1 172.16.1.2 --protocol udp --port 53 --size 1400
+    muslin lab trace con1.node1 con1.node2 --ladder
+    """
+    from muslin.lab.places import question_for
+    from muslin.lab.run import require
+    from muslin.lab.state import LabDirectory
+    from muslin.verify.trace import ladder
+    from muslin.verify.trace import trace as send_and_watch
+
+    check_port(packet)
+    state = require(LabDirectory(name))
+    question = question_for(state, source, destination, FAMILY_NUMBERS[family], **packet)  # type: ignore[arg-type]
+    try:
+        if climbs:
+            steps = ladder(state, question, timeout_s)
+            emit(steps, output, lambda: _draw_ladder(steps))
+            return EXIT_OK if steps.ok else EXIT_CHECK_FAILED
+        found = send_and_watch(state, question, timeout_s)
+    except ValueError as error:
+        raise UsageError(f"such a packet cannot be made: {error}", "give another --size") from None
+    emit(found, output, lambda: _draw(found))
+    return EXIT_OK if found.ok else EXIT_CHECK_FAILED
+
+
+def _draw(found: Any) -> str:
+    lines = [f"{found.source} → {found.destination}, {found.protocol.upper()}, {found.size_bytes} bytes"]
+    for leg in ("request", "answer", "error"):
+        rows: list[tuple[str, ...]] = [_cells(line) for line in found.lines if line.leg == leg]
+        if rows:
+            lines += ["", click.style(leg, bold=True) if use_color() else leg, draw_table(COLUMNS, rows)]
+    lines.append("")
+    if found.refused:
+        lines.append(f"the source's own kernel refuses: {found.refused}")
+    lines += [f"✗ {found.cause}"] if found.cause else []
+    lines += [f"  mend it in {found.mend}"] if found.mend else []
+    fate = "arrives, and so does its answer" if found.answered else "arrives" if found.arrived else "does not arrive"
+    lines.append(f"the packet {fate}; {'as predicted' if found.ok else '≠ not as predicted'}")
+    return "\n".join(lines)
+
+
+def _cells(line: Any) -> tuple[str, ...]:
+    mark = "≠" if line.differs else "✓" if line.predicted else "·"
+    packet = f"{line.source} > {line.destination}"
+    if line.outer_source:
+        packet = f"[{line.outer_source} > {line.outer_destination}] {packet}"
+    new = "; ".join([*line.changes, *([line.differs] if line.differs else [])])
+    if not line.predicted and not line.differs:
+        new = "a copy that the bridge sends by every port" if line.leg != "error" else new
+    return (
+        mark,
+        line.place,
+        f"{line.link} {line.direction}",
+        str(line.at_us) if line.at_us is not None else "-",
+        str(line.ttl),
+        str(line.size_bytes or "-"),
+        packet,
+        new,
+    )
+
+
+def _draw_ladder(steps: Any) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("≠" if rung.differs else "✓", str(rung.ttl), rung.predicted or "-", rung.seen or "-", rung.what)
+        for rung in steps.rungs
+    ]
+    return f"{steps.source} → {steps.destination}\n" + draw_table(("", "TTL", "PREDICTED", "HEARD", "WHAT"), rows)
