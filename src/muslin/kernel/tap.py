@@ -12,7 +12,7 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -62,6 +62,17 @@ class Taps:
                     if done(frame):
                         return frames
         return frames
+
+    def stream(self, deadline_s: float | None = None) -> Iterator[TapFrame]:
+        """Frames as they come, without end or until the deadline (``time.monotonic``)."""
+        while deadline_s is None or time.monotonic() < deadline_s:
+            left = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            batch: list[TapFrame] = []
+            for key, _ in self._selector.select(left):
+                opened = key.fileobj
+                assert isinstance(opened, socket.socket)
+                batch += _drain(opened, key.data)
+            yield from sorted(batch, key=lambda frame: frame.at_s)
 
     def close(self) -> None:
         """Hear no more."""
