@@ -5,6 +5,8 @@ For every pair of these labs, by ICMP, the two agree; so do they by UDP and TCP 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from muslin.explain.both import Question
@@ -88,3 +90,18 @@ def test_what_cannot_be_sent_is_said(muslin: Muslin) -> None:
     muslin.inside(name, "con1", "ip", "route", "del", "default")
     lost = muslin.lab("trace", "con1", "10.0.0.10", "--name", name).stdout
     assert "con1.node1 has no way to 10.0.0.10" in lost
+
+
+def test_a_trace_is_kept_replayed_and_made_a_page(muslin: Muslin, tmp_path: Path) -> None:
+    name = muslin.up("--step", "4")
+    kept, page, again = tmp_path / "walk.json", tmp_path / "walk.html", tmp_path / "again.html"
+    done = muslin.lab("trace", "con1.node1", "con1.node2", "--html", page, "-o", "json", "--name", name)
+    kept.write_text(done.stdout)
+    assert f"the replay is in {page}" in done.stderr
+    played = muslin.lab("replay", kept).stdout
+    assert "[con1.node1 veth11]" in played
+    assert "24/24  answer, in by veth11 of con1.node1" in played
+    muslin.lab("replay", kept, "--html", again)
+    assert again.read_text() == page.read_text()
+    assert "is no trace" in muslin.lab("replay", page, code=2).stderr
+    assert "cannot be read" in muslin.lab("replay", tmp_path / "none", code=2).stderr

@@ -23,6 +23,7 @@ from muslin.cli.main import CONTEXT_SETTINGS, LazyGroup
             "muslin.cli.lab_trace:trace",
             "Send a packet and show each link it is seen at, beside the prediction.",
         ),
+        "replay": ("muslin.cli.lab_trace:replay", "Play a trace again, here or as one HTML file."),
         "capture": ("muslin.cli.lab_capture:capture", "Capture at many links into one pcapng, or as lines."),
         "routes": ("muslin.cli.lab_routes:lab_routes", "List routes as the kernel takes them, each with its type."),
         "myths": ("muslin.cli.lab_myths:myths", "Show what is said of such networks and does not hold, live."),

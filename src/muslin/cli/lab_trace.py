@@ -8,7 +8,7 @@ import click
 
 from muslin.cli.lab_exec import complete_places
 from muslin.cli.lab_explain import FAMILY_NUMBERS, check_port, packet_options
-from muslin.cli.output import draw_table, emit, output_option, use_color
+from muslin.cli.output import draw_table, emit, output_option, say, use_color
 from muslin.cli.topology_options import name_option
 from muslin.errors import EXIT_CHECK_FAILED, EXIT_OK, UsageError
 
@@ -22,6 +22,7 @@ COLUMNS = ("", "PLACE", "LINK", "µs", "TTL", "BYTES", "PACKET", "WHAT IS NEW")
 @packet_options
 @click.option("--ladder", "climbs", is_flag=True, help="With TTL 1, 2, 3 ...: who answers, and who should.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0.05, 60), default=1.0, show_default=True, metavar="S")
+@click.option("--html", "page", metavar="FILE", help="Also write a page that replays it: one file, for mail or class.")
 @output_option
 def trace(
     source: str,
@@ -30,6 +31,7 @@ def trace(
     family: str | None,
     climbs: bool,
     timeout_s: float,
+    page: str | None,
     output: str,
     **packet: Any,
 ) -> int:
@@ -50,6 +52,8 @@ def trace(
     from muslin.verify.trace import trace as send_and_watch
 
     check_port(packet)
+    if page and climbs:
+        raise UsageError("a ladder is no replay", "give --html without --ladder")
     state = require(LabDirectory(name))
     question = question_for(state, source, destination, FAMILY_NUMBERS[family], **packet)  # type: ignore[arg-type]
     try:
@@ -60,8 +64,58 @@ def trace(
         found = send_and_watch(state, question, timeout_s)
     except ValueError as error:
         raise UsageError(f"such a packet cannot be made: {error}", "give another --size") from None
+    if page:
+        _write_page(found, page)
     emit(found, output, lambda: _draw(found))
     return EXIT_OK if found.ok else EXIT_CHECK_FAILED
+
+
+@click.command("replay")
+@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--html", "page", metavar="FILE", help="Write a page that replays it instead of playing it here.")
+@click.option(
+    "--delay", "delay_s", type=click.FloatRange(0, 10), default=0.5, show_default=True, metavar="S",
+    help="Between two links, on a terminal.",
+)  # fmt: skip
+def replay(file: str, page: str | None, delay_s: float) -> int:
+    """Play a trace again that was kept with `trace -o json`: here, or as one HTML file that needs nothing else.
+
+    \b
+    muslin lab trace con1.node1 con1.node2 -o json > walk.json
+    muslin lab replay walk.json
+    muslin lab replay walk.json --html walk.html
+    """
+    import sys
+    import time
+
+    from muslin.verify.replay import frames, parse_trace
+
+    try:
+        with click.open_file(file, "rb") as opened:
+            found = parse_trace(file, opened.read())
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    if page:
+        _write_page(found, page)
+        return EXIT_OK
+    moving = sys.stdout.isatty()
+    for number, picture in enumerate(frames(found)):
+        back = "\x1b[2F\x1b[J" if moving and number else ""
+        click.echo(f"{back}{picture}")
+        if moving:
+            time.sleep(delay_s)
+    return EXIT_OK
+
+
+def _write_page(found: Any, page: str) -> None:
+    from muslin.verify.replay import html_page
+
+    try:
+        with open(page, "w", encoding="utf-8") as opened:
+            opened.write(html_page(found))
+    except OSError as error:
+        raise UsageError(f"{page} cannot be written: {error.strerror}") from None
+    say(f"the replay is in {page}")
 
 
 def _draw(found: Any) -> str:
