@@ -27,6 +27,7 @@ from muslin.cli.main import CONTEXT_SETTINGS, LazyGroup
         "capture": ("muslin.cli.lab_capture:capture", "Capture at many links into one pcapng, or as lines."),
         "routes": ("muslin.cli.lab_routes:lab_routes", "List routes as the kernel takes them, each with its type."),
         "myths": ("muslin.cli.lab_myths:myths", "Show what is said of such networks and does not hold, live."),
+        "graph": ("muslin.cli.lab_graph:graph", "Draw the lab: for the terminal, as SVG or as mermaid."),
         "diagnose": ("muslin.cli.lab_break:diagnose", "Say why packets are lost or changed, and what mends it."),
         "break": ("muslin.cli.lab_break:break_", "Break the lab, to learn to find out why."),
         "heal": ("muslin.cli.lab_break:heal", "Take back what was broken, and any drift."),
