@@ -26,6 +26,7 @@ from muslin.cli.main import CONTEXT_SETTINGS, LazyGroup
         "replay": ("muslin.cli.lab_trace:replay", "Play a trace again, here or as one HTML file."),
         "capture": ("muslin.cli.lab_capture:capture", "Capture at many links into one pcapng, or as lines."),
         "routes": ("muslin.cli.lab_routes:lab_routes", "List routes as the kernel takes them, each with its type."),
+        "learn": ("muslin.cli.lab_learn:learn", "A guided course through the four steps: predict, look, mend."),
         "myths": ("muslin.cli.lab_myths:myths", "Show what is said of such networks and does not hold, live."),
         "graph": ("muslin.cli.lab_graph:graph", "Draw the lab: for the terminal, as SVG or as mermaid."),
         "diagnose": ("muslin.cli.lab_break:diagnose", "Say why packets are lost or changed, and what mends it."),
