@@ -35,6 +35,7 @@ from muslin.cli.main import CONTEXT_SETTINGS, LazyGroup
         "exec": ("muslin.cli.lab_exec:exec_", "Run a command in a node or container."),
         "shell": ("muslin.cli.lab_exec:shell", "Open a shell in a node or container."),
         "inspect": ("muslin.cli.lab_show:inspect", "Show links, addresses and routes, and any drift."),
+        "adopt": ("muslin.cli.lab_adopt:adopt", "Which step namespaces made by hand are, and what they lack."),
         "ls": ("muslin.cli.lab_show:ls", "List the labs on this machine."),
         "diff": ("muslin.cli.lab_show:diff", "Show only the commands that one step adds to another."),
         "export": ("muslin.cli.lab_show:export", "Print the lab as a shell script or a topology file."),

@@ -69,7 +69,7 @@ def test_verbs_with_an_exit_code_of_their_own_tell_it() -> None:
     assert "its exit code is ours" in invoke("lab", "exec", "--help").output
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("demo", "ls", "prune", "replay")])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("demo", "ls", "prune", "replay", "adopt")])
 def test_every_verb_about_a_lab_takes_its_name(verb: str) -> None:
     assert "-n, --name NAME" in invoke("lab", verb, "--help").output
 
