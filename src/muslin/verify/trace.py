@@ -32,8 +32,8 @@ from muslin.lab.state import LabState
 from muslin.wire.packet import Header, Inside, Probe, encode_probe, parse_frame
 
 TUNNEL_PORTS: dict[int, Inside] = {9000: "ip", 8285: "ip", 8472: "vxlan", 4789: "vxlan"}
-MANY_PLACES = 64
-"""In labs with more, only the places on the way are listened to."""
+MANY_PLACES = 24
+"""In labs with more, only the places on the way are listened to: closing a packet socket takes the kernel some ms."""
 SETTLE_S = 0.005
 """For what other sockets still hold when the last frame has been read."""
 FIRST_IDENTITY = 40000
