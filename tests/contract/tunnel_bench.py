@@ -415,6 +415,27 @@ def inner_packet(source: str, destination: str, payload: bytes) -> bytes:
     return header[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + header[12:] + payload
 
 
+def with_udp_checksum(packet: bytes) -> bytes:
+    """Return a UDP packet (no options, no extension headers) with its checksum in place.
+
+    A tap on a device that can compute checksums shows packets that wait for theirs.
+    """
+    start = 20 if packet[0] >> 4 == 4 else 40
+    ends = packet[12:20] if start == 20 else packet[8:40]
+    data = packet[start : start + 6] + bytes(2) + packet[start + 8 :]
+    words = ends + struct.pack("!HH", len(data), socket.IPPROTO_UDP) + data + bytes(len(data) % 2)
+    total = sum(struct.unpack(f"!{len(words) // 2}H", words))
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~(total + (total >> 16)) & 0xFFFF or 0xFFFF
+    return packet[: start + 6] + struct.pack("!H", checksum) + packet[start + 8 :]
+
+
+def segments_on_the_wire(*nodes: Node) -> None:
+    """Have the kernel cut super-packets before the wire, as a network card does: a veth would pass them whole."""
+    for node in nodes:
+        node.ip("link set eth0 gso_max_segs 1")
+
+
 def outer_udp(capture: Capture) -> list[bytes]:
     """Return the outer IPv4 packets to or from the tunnels' port, and every fragment."""
     ipv4 = [packet for _, packet in capture.all() if packet[0] >> 4 == 4]
