@@ -222,26 +222,21 @@ static void take_message(unsigned index)
     } while (done < bytes);
 }
 
-/* receive() - wait for a message and take what else has come
- * @most:  how many messages
+/* prepare() - make a message ready to be received into
  *
- * Return: how many, or -1 with errno
+ * Done anew only for those that were: making 64 of them ready costs as much as a system call.
  */
-static int receive(unsigned most)
+static void prepare(unsigned index)
 {
-    for (unsigned i = 0; i < most; i++) {
-        places[i] = (struct iovec){buffers[i], BUFFER_BYTES};
-        messages[i].msg_hdr = (struct msghdr){
-            .msg_name = &senders[i],
-            .msg_namelen = sizeof senders[i],
-            .msg_iov = &places[i],
-            .msg_iovlen = 1,
-            .msg_control = controls[i],
-            .msg_controllen = sizeof controls[i],
-        };
-    }
-    tally(CALLS_RECEIVE, 1);
-    return recvmmsg(tunnel->underlay, messages, most, MSG_WAITFORONE, NULL);
+    places[index] = (struct iovec){buffers[index], BUFFER_BYTES};
+    messages[index].msg_hdr = (struct msghdr){
+        .msg_name = &senders[index],
+        .msg_namelen = sizeof senders[index],
+        .msg_iov = &places[index],
+        .msg_iovlen = 1,
+        .msg_control = controls[index],
+        .msg_controllen = sizeof controls[index],
+    };
 }
 
 /* run_inward() - carry packets from the peers to the device until told to end, or until the device is gone */
@@ -250,9 +245,12 @@ void *run_inward(void *of)
     unsigned most = MESSAGES_WHEN_BIG;
 
     tunnel = of;
+    for (unsigned i = 0; i < MESSAGES_MAX; i++)
+        prepare(i);
     while (!tunnel->is_ending && !device_errno) {
-        int received = receive(most);
+        int received = recvmmsg(tunnel->underlay, messages, most, MSG_WAITFORONE, NULL);
 
+        tally(CALLS_RECEIVE, 1);
         if (received < 0) /* interrupted, or a belated answer to an earlier send; reading has cleared it */
             continue;
         table = hold_table(tunnel, &tunnel->inward);
@@ -261,6 +259,8 @@ void *run_inward(void *of)
         flush();
         release_table(&tunnel->inward);
         most = messages[received - 1].msg_len > BIG_BYTES ? MESSAGES_WHEN_BIG : MESSAGES_MAX;
+        for (int i = 0; i < received; i++)
+            prepare((unsigned)i);
     }
     end_direction(tunnel, &tunnel->inward, device_errno);
     return NULL;
