@@ -1,7 +1,7 @@
 """The networks that ``./run bench tunnel`` compares: two nodes on a wire, a container on each, and what joins them.
 
-    con1 172.16.0.2 ── br0 172.16.0.1 [node a] eth0 10.0.0.10 ═══ eth0 10.0.0.20 [node b] br0 172.16.1.1 ── con2 172.16.1.2
-                          tun0 or vxlan0 ┘                                             └ tun0 or vxlan0
+    con1 172.16.0.2 ── br0 172.16.0.1 :a: eth0 10.0.0.10 ═══ eth0 10.0.0.20 :b: br0 172.16.1.1 ── con2 172.16.1.2
+                       tun0 or vxlan0                                           tun0 or vxlan0
 
 Namespaces are nameless and each held by a `cat`; they end with the benchmark, however that ends.
 """
@@ -42,7 +42,11 @@ class Room:
             time.sleep(0.01)
         self.ip("link set lo up")
         # No router solicitations: one that comes before the other end is there ends socat (connection refused).
-        self.run("sh", "-c", "echo 1 | tee /proc/sys/net/ipv6/conf/all/disable_ipv6 /proc/sys/net/ipv6/conf/default/disable_ipv6")
+        self.run(
+            "sh",
+            "-c",
+            "echo 1 | tee /proc/sys/net/ipv6/conf/all/disable_ipv6 /proc/sys/net/ipv6/conf/default/disable_ipv6",
+        )
 
     def command(self, *words: str) -> list[str]:
         """Words that run the words in here."""
@@ -89,7 +93,9 @@ class Pair:
             node.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
             node.ip(f"addr add 10.0.0.{number + 1}0/24 dev eth0", "link set eth0 up", "link add br0 type bridge")
             node.ip(f"addr add 172.16.{number}.1/24 dev br0", "link set br0 up")
-            node.ip(f"link add port type veth peer name eth0 netns {container.holder.pid}", "link set port master br0 up")
+            node.ip(
+                f"link add port type veth peer name eth0 netns {container.holder.pid}", "link set port master br0 up"
+            )
             container.ip(f"addr add 172.16.{number}.2/24 dev eth0", "link set eth0 up")
             container.ip(f"route add default via 172.16.{number}.1")
             if not offloads:
@@ -162,7 +168,12 @@ def _tunnels(pair: Pair, kind: str, program: Path | None) -> list[subprocess.Pop
             from muslin.tunnel.programs import tunnel_command
 
             chosen = (str(program),) if program else tunnel_command("python" if kind == "python" else "c")
-            words = [*chosen, "--device=tun0", f"--listen={own}:{PORT}", f"--peer=172.16.{1 - number}.0/24={other}:{PORT}"]
+            words = [
+                *chosen,
+                "--device=tun0",
+                f"--listen={own}:{PORT}",
+                f"--peer=172.16.{1 - number}.0/24={other}:{PORT}",
+            ]
             words += ["--plain"] if kind == "c-plain" else []
         started.append(node.start(*words))
     for node in (pair.a, pair.b):

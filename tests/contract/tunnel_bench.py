@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import ipaddress
 import json
 import os
 import random
@@ -26,11 +25,23 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
+from muslin.tunnel.programs import REFERENCE, core_path
+from tests.contract.tunnel_packets import inner_packet
+
+CORE = core_path() or ""
+TUNNELS = {
+    "python": [sys.executable, "-I", REFERENCE],
+    "c": [CORE],
+    "c-plain": [CORE, "--plain"],  # as on a kernel that offloads nothing
+}
 PORT = 9000
 PATIENCE_S = 10.0  # the longest that any condition is waited for; a loaded machine may be slow
 PMTUDISC_DO = 2  # linux/in.h, in6.h, as are the next
@@ -75,6 +86,14 @@ def missing() -> str:
     if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode:
         return "may not make network namespaces (CAP_SYS_ADMIN)"
     return ""
+
+
+MISSING = missing()
+MARKS = [
+    pytest.mark.kernel,
+    pytest.mark.contract,
+    pytest.mark.skipif(bool(MISSING), reason=f"tunnel contract: {MISSING}"),
+]
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
@@ -287,6 +306,9 @@ class Node:
         return int(values[names.index("FragCreates")]) + int(ipv6["Ip6FragCreates"])
 
 
+Join = Callable[..., list[Node]]
+
+
 def wire_up(closing: contextlib.ExitStack, count: int, *, tun_mtu: int = 1472) -> list[Node]:
     """Make and join `count` nodes as drawn above; they end with `closing`."""
 
@@ -402,32 +424,6 @@ def transfer(a: Node, b: Node, version: int, data: bytes) -> bytes:
             received += more
         writer.join(PATIENCE_S)
     return received
-
-
-def inner_packet(source: str, destination: str, payload: bytes) -> bytes:
-    """Build a packet of protocol 253 (for experiments, RFC 3692)."""
-    ends = ipaddress.ip_address(source).packed + ipaddress.ip_address(destination).packed
-    if ":" in source:
-        return struct.pack("!IHBB", 6 << 28, len(payload), 253, 64) + ends + payload
-    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0x4000, 64, 253, 0) + ends
-    total = sum(struct.unpack("!10H", header))
-    total = (total & 0xFFFF) + (total >> 16)
-    return header[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + header[12:] + payload
-
-
-def with_udp_checksum(packet: bytes) -> bytes:
-    """Return a UDP packet (no options, no extension headers) with its checksum in place.
-
-    A tap on a device that can compute checksums shows packets that wait for theirs.
-    """
-    start = 20 if packet[0] >> 4 == 4 else 40
-    ends = packet[12:20] if start == 20 else packet[8:40]
-    data = packet[start : start + 6] + bytes(2) + packet[start + 8 :]
-    words = ends + struct.pack("!HH", len(data), socket.IPPROTO_UDP) + data + bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(words) // 2}H", words))
-    total = (total & 0xFFFF) + (total >> 16)
-    checksum = ~(total + (total >> 16)) & 0xFFFF or 0xFFFF
-    return packet[: start + 6] + struct.pack("!H", checksum) + packet[start + 8 :]
 
 
 def segments_on_the_wire(*nodes: Node) -> None:

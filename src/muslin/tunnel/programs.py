@@ -33,6 +33,11 @@ def tunnel_command(kind: Kind = "c") -> tuple[str, ...]:
     return (core,) if core else (sys.executable, "-I", "-S", REFERENCE)
 
 
+def is_python(words: Sequence[str]) -> bool:
+    """Whether a command line is that of the Python tunnel."""
+    return any(os.path.basename(word) == "reference.py" for word in words)
+
+
 def why_python(kind: Kind) -> str:
     """A sentence for whoever asked for the core and gets the Python tunnel, else nothing."""
     if kind == "python" or core_path():
