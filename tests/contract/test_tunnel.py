@@ -22,6 +22,7 @@ from tests.contract.tunnel_bench import (
     PATH_MTU_OPTIONS,
     PMTUDISC_DO,
     PORT,
+    TUNNELS,
     Join,
     arguments,
     flooding,
@@ -114,6 +115,24 @@ def test_tcp_finds_the_path_mtu(join: Join, command: list[str], inner: int) -> N
     assert transfer(a, b, inner, sent) == sent
     assert max(map(len, outer_udp(wire))) == 1500
     assert a.fragments_made() == b.fragments_made() == 0
+
+
+@pytest.mark.parametrize("inner", [4, 6])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("other", TUNNELS.values(), ids=TUNNELS)
+def test_twins_understand_each_other(
+    join: Join, command: list[str], other: list[str], inner: int, version: int
+) -> None:
+    """Bulk, so that super-packets come and go where there are any; on veths that pass them, and on a wire that cannot."""
+    a, b = join(2, tun_mtu=1400)
+    there = a.start(command + arguments(a, b, version=version))
+    back = b.start(other + arguments(b, a, version=version))
+    dice = random.Random(2)
+    for one, two in ((a, b), (b, a)):
+        sent = dice.randbytes(1_500_000)
+        assert transfer(one, two, inner, sent) == sent
+        segments_on_the_wire(a, b)
+    wait_for(lambda: same_books(there, back, least=1000), "the same packets and bytes at both ends")
 
 
 def test_a_peer_that_is_not_there_yet(join: Join, command: list[str]) -> None:
@@ -225,13 +244,18 @@ def test_the_longest_prefix_wins(join: Join, command: list[str]) -> None:
     assert tunnel.counters()["bad_source"] == len(owners)
 
 
-def test_no_peer_for_the_destination(join: Join, command: list[str]) -> None:
+@pytest.mark.parametrize("inner", [4, 6])
+def test_no_peer_for_the_destination(join: Join, command: list[str], inner: int) -> None:
+    """The sender is told, so that a connection fails at once and not after minutes."""
     a, b = join(2)
     tunnel = a.start(command + arguments(a, b))
     before = tunnel.counters()
-    a.udp(a.inner4).sendto(b"nowhere", ("172.16.200.1", 7000))
-    tunnel.wait_for_counter("no_peer", before["no_peer"] + 1)
-    assert tunnel.counters()["packets_to_peers"] == before["packets_to_peers"]
+    sender = a.open_socket(socket.AF_INET if inner == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+    with pytest.raises(OSError, match="No route to host"):
+        sender.connect(("172.16.200.1" if inner == 4 else "fd00:172:16:200::1", 7000))
+    after = tunnel.counters()
+    assert after["no_peer"] > before["no_peer"]
+    assert after["packets_to_peers"] == before["packets_to_peers"]
 
 
 def test_three_nodes_all_pairs(join: Join, command: list[str]) -> None:
