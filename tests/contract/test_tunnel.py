@@ -123,7 +123,7 @@ def test_tcp_finds_the_path_mtu(join: Join, command: list[str], inner: int) -> N
 def test_twins_understand_each_other(
     join: Join, command: list[str], other: list[str], inner: int, version: int
 ) -> None:
-    """Bulk, so that super-packets come and go where there are any; on veths that pass them, and on a wire that cannot."""
+    """Bulk, so that super-packets come and go where there are any: on a veth that passes them, then on a wire."""
     a, b = join(2, tun_mtu=1400)
     there = a.start(command + arguments(a, b, version=version))
     back = b.start(other + arguments(b, a, version=version))
