@@ -88,6 +88,7 @@ class Pair:
 
     def __init__(self, offloads: bool) -> None:
         self.con1, self.a, self.b, self.con2 = (Room(name) for name in ("con1", "a", "b", "con2"))
+        self.tunnels: list[subprocess.Popen[str]] = []
         self.a.ip(f"link add eth0 type veth peer name eth0 netns {self.b.holder.pid}")
         for number, (node, container) in enumerate(((self.a, self.con1), (self.b, self.con2))):
             node.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
@@ -100,6 +101,12 @@ class Pair:
             container.ip(f"route add default via 172.16.{number}.1")
             if not offloads:
                 node.ip("link set eth0 gso_max_segs 1")
+
+    def pin_tunnels(self, cpus: set[int]) -> None:
+        """Let the tunnels run on these CPUs only."""
+        for tunnel in self.tunnels:
+            for thread in os.listdir(f"/proc/{tunnel.pid}/task"):
+                os.sched_setaffinity(int(thread), cpus)
 
     def close(self) -> None:
         """Take all of it away."""
@@ -116,8 +123,8 @@ def joined(kind: str, offloads: bool = True, program: Path | None = None) -> Ite
         if kind == "vxlan":
             _vxlan(pair)
         elif kind != "node":
-            tunnels = _tunnels(pair, kind, program)
-            for tunnel in tunnels:
+            pair.tunnels = _tunnels(pair, kind, program)
+            for tunnel in pair.tunnels:
                 closing.callback(_end, tunnel)
         if kind != "node":
             _await_ping(pair)
