@@ -26,7 +26,7 @@
 #define QUOTED_MAX 200 /* of a text at fault, so that a sentence stays one */
 
 /* parse_digits() - read a number in decimal; Return: it, or -1 if it is none or above `most` */
-static long parse_digits(const char *text, long most)
+long parse_digits(const char *text, long most)
 {
     size_t digits = strspn(text, "0123456789");
 

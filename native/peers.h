@@ -52,6 +52,7 @@ struct table {
 
 _Static_assert((PEERS_MAX & (PEERS_MAX - 1)) == 0 && (PREFIXES_MAX & (PREFIXES_MAX - 1)) == 0, "for hashing");
 
+long parse_digits(const char *text, long most);
 bool parse_endpoint(const char *text, union endpoint *endpoint, char *error);
 bool parse_peer(const char *text, char separator, struct prefix *prefix, union endpoint *endpoint, char *error);
 const char *show_endpoint(const union endpoint *endpoint, char *text);

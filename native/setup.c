@@ -8,6 +8,10 @@
  *   UDP_SEGMENT                  many datagrams with one call (4.18); a way out that cannot do it is found out later
  *   UDP_GRO                      many datagrams from one call (5.0)
  *
+ * A successor takes device and socket from the tunnel that runs (pidfd_getfd(), which takes the right to trace it), in
+ * place of opening its own. For a moment both carry packets, each packet one of them; then the older finishes what it
+ * has in hand and ends. So a new version comes in without a packet lost, or a datagram that finds a closed port.
+ *
  * Not changed: addresses, routes, MTUs and namespaces.
  */
 
@@ -22,6 +26,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "offload.h"
@@ -31,6 +36,10 @@
 #define TUN_F_USO4 0x20
 #define TUN_F_USO6 0x40
 #endif
+
+/* Where a successor finds what it takes over. */
+#define DEVICE_FD 10
+#define UNDERLAY_FD 11
 
 #define SOCKET_BUFFER_BYTES (7 << 20) /* 100 bursts; capped at net.core.[rw]mem_max without CAP_NET_ADMIN */
 
@@ -59,6 +68,11 @@ static bool take_value(struct arguments *arguments, const char *option, const ch
     } else if (!strcmp(option, "--listen")) {
         if (parse_endpoint(value, &arguments->listen, why))
             return true;
+    } else if (!strcmp(option, "--take-over")) {
+        arguments->predecessor = (int)parse_digits(value, 1 << 22); /* PID_MAX_LIMIT of linux/threads.h */
+        if (arguments->predecessor > 0)
+            return true;
+        snprintf(why, sizeof why, "'%.200s' is no process number", value);
     } else if (!strcmp(option, "--peers")) {
         arguments->peers_path = value;
         return true;
@@ -87,7 +101,7 @@ static bool take_value(struct arguments *arguments, const char *option, const ch
  */
 bool parse_arguments(int count, char **words, struct arguments *arguments, char *error)
 {
-    static const char *const with_value[] = {"--device", "--listen", "--peers", "--peer"};
+    static const char *const with_value[] = {"--device", "--listen", "--peers", "--peer", "--take-over"};
 
     for (int i = 1; i < count; i++) {
         const char *equals = strchr(words[i], '='), *option = NULL;
@@ -123,6 +137,57 @@ bool parse_arguments(int count, char **words, struct arguments *arguments, char 
 
 /* ---- devices ------------------------------------------------------------------------------------------------------- */
 
+/* settle() - put a descriptor where a successor looks for it; Return: the number, -1 with errno */
+static int settle(int fd, int number)
+{
+    return fd < 0 || fd == number ? fd : dup3(fd, number, O_CLOEXEC) < 0 || close(fd) < 0 ? -1 : number;
+}
+
+/* agree_on_offloads() - say to the device what we can take, and note what it can
+ *
+ * What an earlier program asked for stays with the device, so it is said in any case.
+ */
+static bool agree_on_offloads(struct tunnel *tunnel)
+{
+    const unsigned long tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN, udp = TUN_F_USO4 | TUN_F_USO6;
+    int header_bytes = sizeof(virtio_header);
+
+    if (!tunnel->has_virtio_header)
+        return ioctl(tunnel->device, TUNSETOFFLOAD, 0ul) == 0;
+    if (ioctl(tunnel->device, TUNSETVNETHDRSZ, &header_bytes) < 0)
+        return false;
+    tunnel->has_udp_offload = ioctl(tunnel->device, TUNSETOFFLOAD, tcp | udp) == 0;
+    return tunnel->has_udp_offload || ioctl(tunnel->device, TUNSETOFFLOAD, tcp) == 0 ||
+           ioctl(tunnel->device, TUNSETOFFLOAD, 0ul) == 0;
+}
+
+/* take_over() - get device and socket from the tunnel that runs
+ * @tunnel:       which says what they should be
+ * @predecessor:  its process number
+ *
+ * Return: false with errno; EADDRNOTAVAIL when it has others than these
+ */
+bool take_over(struct tunnel *tunnel, int predecessor)
+{
+    int process = (int)syscall(SYS_pidfd_open, predecessor, 0);
+    struct ifreq request = {0};
+    union endpoint bound = {0};
+    socklen_t size = sizeof bound;
+
+    if (process < 0)
+        return false;
+    tunnel->device = settle((int)syscall(SYS_pidfd_getfd, process, DEVICE_FD, 0), DEVICE_FD);
+    tunnel->underlay = settle((int)syscall(SYS_pidfd_getfd, process, UNDERLAY_FD, 0), UNDERLAY_FD);
+    tunnel->predecessor = process;
+    if (tunnel->device < 0 || tunnel->underlay < 0 || ioctl(tunnel->device, TUNGETIFF, &request) < 0 ||
+        getsockname(tunnel->underlay, &bound.any, &size) < 0)
+        return false;
+    errno = EADDRNOTAVAIL;
+    tunnel->has_virtio_header = request.ifr_flags & IFF_VNET_HDR;
+    return !strcmp(request.ifr_name, tunnel->device_name) &&
+           !memcmp(&bound, &tunnel->listen, endpoint_bytes(&bound)) && agree_on_offloads(tunnel);
+}
+
 /* open_device() - attach to the TUN device; if absent, make it until this program ends
  * @tunnel:  which says the name and whether to be plain; what the device can do is noted in it
  *
@@ -130,11 +195,12 @@ bool parse_arguments(int count, char **words, struct arguments *arguments, char 
  */
 bool open_device(struct tunnel *tunnel)
 {
-    const unsigned tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN, udp = TUN_F_USO4 | TUN_F_USO6;
     struct ifreq request = {.ifr_flags = IFF_TUN | IFF_NO_PI};
     unsigned features = 0;
 
-    tunnel->device = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+    if (tunnel->device >= 0)
+        return true; /* taken over */
+    tunnel->device = settle(open("/dev/net/tun", O_RDWR | O_CLOEXEC), DEVICE_FD);
     if (tunnel->device < 0)
         return false;
     if (!tunnel->is_plain && ioctl(tunnel->device, TUNGETFEATURES, &features) == 0)
@@ -144,15 +210,7 @@ bool open_device(struct tunnel *tunnel)
     strncpy(request.ifr_name, tunnel->device_name, IFNAMSIZ - 1);
     if (ioctl(tunnel->device, TUNSETIFF, &request) < 0)
         return false;
-    int header_bytes = sizeof(virtio_header);
-    if (tunnel->has_virtio_header && ioctl(tunnel->device, TUNSETVNETHDRSZ, &header_bytes) < 0)
-        return false;
-    /* What an earlier program asked for stays with the device, so it is said in any case. */
-    if (tunnel->has_virtio_header && ioctl(tunnel->device, TUNSETOFFLOAD, (unsigned long)(tcp | udp)) == 0)
-        tunnel->has_udp_offload = true;
-    else if (!tunnel->has_virtio_header || ioctl(tunnel->device, TUNSETOFFLOAD, (unsigned long)tcp) < 0)
-        return ioctl(tunnel->device, TUNSETOFFLOAD, 0ul) == 0;
-    return true;
+    return agree_on_offloads(tunnel);
 }
 
 static void set(int fd, int level, int option, int value)
@@ -160,7 +218,17 @@ static void set(int fd, int level, int option, int value)
     setsockopt(fd, level, option, &value, sizeof value); /* what matters is asked for again where it is needed */
 }
 
-/* open_underlay() - bind the socket that never fragments, and another to ask for path MTUs
+/* open_asking() - have a socket to ask for path MTUs with; Return: false with errno */
+static bool open_asking(struct tunnel *tunnel)
+{
+    union endpoint own = tunnel->listen;
+
+    own.ipv4.sin_port = 0; /* the same source, should the route depend on it */
+    tunnel->asking = socket(own.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    return tunnel->asking >= 0 && bind(tunnel->asking, &own.any, (socklen_t)endpoint_bytes(&own)) == 0;
+}
+
+/* open_underlay() - bind the socket that never fragments
  * @tunnel:  which says the address and whether to be plain; what the kernel can do is noted in it
  *
  * No SO_REUSEADDR: UDP restarts without, and with it a second tunnel could steal the first one's datagrams.
@@ -169,18 +237,17 @@ static void set(int fd, int level, int option, int value)
  */
 bool open_underlay(struct tunnel *tunnel)
 {
-    bool is_ipv6 = tunnel->listen.any.sa_family == AF_INET6;
-    int level = is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP;
-    int underlay = socket(tunnel->listen.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    union endpoint own = tunnel->listen;
-    int on = 1;
+    bool is_ipv6 = tunnel->listen.any.sa_family == AF_INET6, is_bound = tunnel->underlay >= 0; /* taken over */
+    int level = is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP, on = 1;
     socklen_t on_bytes = sizeof on;
 
+    if (!is_bound)
+        tunnel->underlay = settle(socket(tunnel->listen.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0), UNDERLAY_FD);
+    int underlay = tunnel->underlay;
     if (underlay < 0)
         return false;
-    tunnel->underlay = underlay;
     tunnel->overhead_bytes = (is_ipv6 ? IPV6_HEADER_BYTES : IPV4_HEADER_BYTES) + UDP_HEADER_BYTES;
-    if (is_ipv6)
+    if (is_ipv6 && !is_bound)
         set(underlay, IPPROTO_IPV6, IPV6_V6ONLY, 1);
     /* Without fragments: RFC 1191 and 8201. */
     int discovery = is_ipv6 ? IPV6_PMTUDISC_DO : IP_PMTUDISC_DO;
@@ -195,11 +262,9 @@ bool open_underlay(struct tunnel *tunnel)
         tunnel->has_segmentation = getsockopt(underlay, IPPROTO_UDP, UDP_SEGMENT, &on, &on_bytes) == 0;
         set(underlay, IPPROTO_UDP, UDP_GRO, 1);
     }
-    if (bind(underlay, &tunnel->listen.any, (socklen_t)endpoint_bytes(&tunnel->listen)) < 0)
+    if (!is_bound && bind(underlay, &tunnel->listen.any, (socklen_t)endpoint_bytes(&tunnel->listen)) < 0)
         return false;
-    own.ipv4.sin_port = 0; /* the same source, should the route depend on it */
-    tunnel->asking = socket(own.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    return tunnel->asking >= 0 && bind(tunnel->asking, &own.any, (socklen_t)endpoint_bytes(&own)) == 0;
+    return open_asking(tunnel);
 }
 
 /* path_mtu() - learn the largest inner packet that the path to a peer is known to carry

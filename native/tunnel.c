@@ -38,6 +38,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -245,7 +246,8 @@ static void say_peers(void)
                                         "packets_from_peers", "bytes_from_peers", "bad_source", "malformed",
                                         "congested",          "tun_failed"};
     struct table *table = tunnel.table;
-    size_t length = (size_t)snprintf(buffer, sizeof buffer, "{\"schema\": \"muslin.tunnel.peers/v1\"");
+    size_t length = (size_t)snprintf(buffer, sizeof buffer, "{\"schema\": \"muslin.tunnel-peers/v1\", \"peers\": {");
+    const char *comma = "";
     char text[ENDPOINT_MAX_BYTES];
 
     _Static_assert(sizeof names / sizeof names[0] == sizeof(struct peer_books) / sizeof(uint64_t), "a name for each");
@@ -263,16 +265,18 @@ static void say_peers(void)
             if (now[j] + before[j] == 0)
                 continue;
             if (is_first)
-                length += (size_t)snprintf(buffer + length, sizeof buffer - length, ", \"%s\": {",
-                                           show_endpoint(&table->peers[i].endpoint, text));
+                length += (size_t)snprintf(buffer + length, sizeof buffer - length, "%s\"%s\": {",
+                                           comma, show_endpoint(&table->peers[i].endpoint, text));
             length += (size_t)snprintf(buffer + length, sizeof buffer - length, "%s\"%s\": %" PRIu64,
                                        is_first ? "" : ", ", names[j], now[j] + before[j]);
             is_first = false;
         }
-        if (!is_first)
-            buffer[length++] = '}';
+        if (is_first)
+            continue;
+        buffer[length++] = '}';
+        comma = ", ";
     }
-    length += (size_t)snprintf(buffer + length, sizeof buffer - length, "}\n");
+    length += (size_t)snprintf(buffer + length, sizeof buffer - length, "}}\n");
     if (write(STDERR_FILENO, buffer, length) < 0)
         return;
 }
@@ -343,6 +347,11 @@ static bool set_up(void)
 {
     char text[ENDPOINT_MAX_BYTES];
 
+    tunnel.device = tunnel.underlay = tunnel.predecessor = -1;
+    if (arguments.predecessor && !take_over(&tunnel, arguments.predecessor)) {
+        say("cannot take %s over from process %d: %s", tunnel.device_name, arguments.predecessor, strerror(errno));
+        return false;
+    }
     if (!open_device(&tunnel)) {
         say("cannot attach to the TUN device %s: %s", tunnel.device_name, strerror(errno));
         return false;
@@ -368,6 +377,7 @@ static void print_help(const char *name)
            "  --peer PREFIX=ADDRESS:PORT\n"
            "                   another node and the inner addresses behind it; may be repeated\n"
            "  --peers FILE     more of them, a line of PREFIX ADDRESS:PORT each; SIGHUP reads it again\n"
+           "  --take-over PID  get device and port from the tunnel of this number, which then ends; no packet is lost\n"
            "  --plain          packet by packet, as on a kernel that offloads nothing; to compare\n",
            name);
 }
@@ -407,6 +417,8 @@ int main(int count, char **words)
         return 1;
     }
     pthread_barrier_wait(&have_started);
+    if (tunnel.predecessor >= 0)
+        syscall(SYS_pidfd_send_signal, tunnel.predecessor, SIGTERM, NULL, 0);
     if (!confine(error))
         say("warning: system calls are not confined: %s", error);
     say("ready %s on %s, %u peers", tunnel.device_name, show_endpoint(&tunnel.listen, text), tunnel.table->peers_count);

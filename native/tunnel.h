@@ -46,6 +46,7 @@ struct tunnel {
     const char *device_name, *peers_path;
     union endpoint listen;
     int device, underlay;
+    int predecessor; /* a pidfd of the tunnel that ends once this one is ready, else negative */
     int asking; /* a socket that is only ever connected, to learn path MTUs */
     size_t overhead_bytes;
     bool is_plain;          /* told to use no offload at all */

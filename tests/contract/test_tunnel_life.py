@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.tunnel_bench import (
+    CORE,
     MARKS,
     PACKET_HOST,
     PORT,
@@ -37,6 +38,35 @@ def test_no_datagram_is_lost_when_peers_are_read_again(join: Join, command: list
                 write_peers(file, peer, others=turn * 100)
                 assert tunnel.hang_up() == f"reloaded {turn * 100 + 1} peers"
     assert (flow.lost, flow.sent >= 10_000) == (set(), True)
+
+
+@pytest.mark.skipif(not CORE, reason="the tunnel core is not built; ./run test builds it, given gcc")
+def test_no_datagram_is_lost_when_a_successor_takes_over(join: Join) -> None:
+    """Of the core only: it has an upgrade without an interruption."""
+    a, b = join(2)
+    a.start([CORE, *arguments(a, b)])
+    running = b.start([CORE, *arguments(b, a)])
+    with numbered_flow(a, b) as flow:
+        for _ in range(5):
+            flow.wait_for_more(1000)
+            successor = b.start([CORE, f"--take-over={running.process.pid}", *arguments(b, a)])
+            assert running.wait_for_end() == 0
+            running = successor
+    assert flow.lost == set()
+    stranger = b.start([CORE, f"--take-over={b.holder.pid}", *arguments(b, a)], ready=False)
+    assert stranger.wait_for_end() == 1
+    assert stranger.said == [f"cannot take tun0 over from process {b.holder.pid}: Bad file descriptor"]
+
+
+@pytest.mark.skipif(not CORE, reason="the tunnel core is not built; ./run test builds it, given gcc")
+def test_it_keeps_no_rights(join: Join) -> None:
+    """Of the core only: capabilities, ways to gain some, and system calls that it has no use for."""
+    a, b = join(2)
+    tunnel = a.start([CORE, *arguments(a, b)])
+    for task in Path(f"/proc/{tunnel.process.pid}/task").iterdir():
+        status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+        assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
 
 def test_a_good_file_is_followed_and_a_bad_one_is_not(join: Join, command: list[str], tmp_path: Path) -> None:
