@@ -6,9 +6,10 @@ SIGHUP says so, and the line ``reloaded`` in the log is the proof that they were
 
 A tunnel survives its agent, ``kill -9`` included. The next agent finds it by the mark in its environment and by its
 command line: ours is who reads our file of peers, in our way is who holds our device. One that was told what we would
-tell it is adopted, peers and all, the others are ended. Only what our own user has started in our own network
-namespace counts, since anybody can write a mark. A service manager must leave the tunnel alone as well: with systemd
-``KillMode=process`` in the agent's unit, or a scope of its own; the default ends it with the agent.
+tell it is adopted, peers and all, the others are ended. One in C that was installed anew since is succeeded by the new
+program, which takes device and port from it and has it end: no packet is lost. Only what our own user has started in
+our own network namespace counts, since anybody can write a mark. A service manager must leave the tunnel alone as
+well: with systemd ``KillMode=process`` in the agent's unit, or a scope of its own; the default ends it with the agent.
 
 It is heard through the log: whole lines, ``{`` begins the counters that SIGUSR1 asks for. The log is emptied when it
 has grown beyond ``LOG_MAX_BYTES``. A tunnel that ends is started again at once, one that keeps ending or does not
@@ -141,6 +142,8 @@ class TunnelKeeper:
             self._adopt(tunnel, arguments)
         if self._running is None:
             self._start(tunnel, arguments, now)
+        elif self._is_outdated(self._running):
+            self._succeed(self._running, tunnel, arguments, now)
         elif self._taken != tunnel.peers:
             self._hand_over_peers(self._running, tunnel)
         _refuse_rival_claims(tunnel)
@@ -154,6 +157,14 @@ class TunnelKeeper:
         if fitting:
             self._running = fitting[0]
             self._taken = None  # an agent may have ended between writing the file and saying so
+
+    def _is_outdated(self, running: Program) -> bool:
+        """Whether it is the tunnel in C as it was before it was installed anew: that can be taken over from."""
+        try:
+            ours, its = os.stat(self._program[0]), os.stat(f"/proc/{running.pid}/exe")
+        except OSError:
+            return False
+        return not is_python(self._program) and not os.path.samestat(ours, its)
 
     def _fits(self, program: Program, arguments: tuple[str, ...]) -> bool:
         """Whether it is the kind of tunnel that is wanted, and was told the same."""
@@ -189,6 +200,16 @@ class TunnelKeeper:
         self._taken = tunnel.peers
         if self._note:
             logging.getLogger("muslin.agent").warning("%s", self._note)
+
+    def _succeed(self, old: Program, tunnel: Tunnel, arguments: tuple[str, ...], now: float) -> None:
+        """Start the new program beside the old one, which hands over; where it cannot, in its place."""
+        try:
+            self._start(tunnel, (f"--take-over={old.pid}", *arguments), now)
+        except MuslinError:
+            self._end_all([old])
+            self._start(tunnel, arguments, now)
+        programs.end_processes([old.pid])  # it was told; this waits
+        programs.reap(old.pid)
 
     def _hand_over_peers(self, running: Program, tunnel: Tunnel) -> None:
         self._taken = None
