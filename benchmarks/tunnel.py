@@ -9,7 +9,7 @@ the small load of ``load.c``:
     u1400, u64  UDP datagrams that arrive while one socket sends as fast as it can; placed as tcp
 
 CPU time is that of the whole machine (/proc/stat, all but idle), so it counts interrupts, and other work, too. "Off"
-means that the wire takes no super-packets (gso_max_segs 1): the kernel cuts them before, as for a plain network card.
+means that the wire takes no super-packets (ethtool): the kernel cuts them in the last moment, as for a plain card.
 """
 
 from __future__ import annotations

@@ -100,7 +100,9 @@ class Pair:
             container.ip(f"addr add 172.16.{number}.2/24 dev eth0", "link set eth0 up")
             container.ip(f"route add default via 172.16.{number}.1")
             if not offloads:
-                node.ip("link set eth0 gso_max_segs 1")
+                # As on a card without segmentation: the kernel cuts super-packets in the last moment.
+                off = ("tso", "tx-udp-segmentation", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
+                node.run("ethtool", "-K", "eth0", *(word for name in off for word in (name, "off")))
 
     def pin_tunnels(self, cpus: set[int]) -> None:
         """Let the tunnels run on these CPUs only."""
@@ -115,15 +117,18 @@ class Pair:
 
 
 @contextlib.contextmanager
-def joined(kind: str, offloads: bool = True, program: Path | None = None) -> Iterator[Pair]:
-    """The network of one contender. ``node`` is the wire alone, ``vxlan`` the kernel's, others are programs."""
+def joined(kind: str, offloads: bool = True, program: Path | None = None, peers: Path | None = None) -> Iterator[Pair]:
+    """The network of one contender. ``node`` is the wire alone, ``vxlan`` the kernel's, others are programs.
+
+    ``program`` stands in for the tunnel in C; ``peers`` is a directory for files of peers, named as the nodes.
+    """
     with contextlib.ExitStack() as closing:
         pair = Pair(offloads)
         closing.callback(pair.close)
         if kind == "vxlan":
             _vxlan(pair)
         elif kind != "node":
-            pair.tunnels = _tunnels(pair, kind, program)
+            pair.tunnels = _tunnels(pair, kind, program, peers)
             for tunnel in pair.tunnels:
                 closing.callback(_end, tunnel)
         if kind != "node":
@@ -162,7 +167,16 @@ def _vxlan(pair: Pair) -> None:
         node.run("bridge", "fdb", "add", macs[other], "dev", "vxlan0", "dst", f"10.0.0.{other + 1}0")
 
 
-def _tunnels(pair: Pair, kind: str, program: Path | None) -> list[subprocess.Popen[str]]:
+def write_peers(path: Path, number: int, others: int = 0) -> None:
+    """Replace a file of peers by one with node ``number``, amid others that nobody is."""
+    lines = [f"10.{n >> 8}.{n & 255}.0/24 192.0.{n >> 8}.{n & 255}:9000\n" for n in range(others)]
+    lines.insert(others // 2, f"172.16.{number}.0/24 10.0.0.{number + 1}0:{PORT}\n")
+    new = path.with_suffix(".new")
+    new.write_text("".join(lines))
+    new.replace(path)
+
+
+def _tunnels(pair: Pair, kind: str, program: Path | None, peers: Path | None) -> list[subprocess.Popen[str]]:
     started = []
     for number, node in enumerate((pair.a, pair.b)):
         own, other = f"10.0.0.{number + 1}0", f"10.0.0.{2 - number}0"
@@ -175,13 +189,13 @@ def _tunnels(pair: Pair, kind: str, program: Path | None) -> list[subprocess.Pop
             from muslin.tunnel.programs import tunnel_command
 
             chosen = (str(program),) if program else tunnel_command("python" if kind == "python" else "c")
-            words = [
-                *chosen,
-                "--device=tun0",
-                f"--listen={own}:{PORT}",
-                f"--peer=172.16.{1 - number}.0/24={other}:{PORT}",
-            ]
+            words = [*chosen, "--device=tun0", f"--listen={own}:{PORT}"]
+            if peers:
+                write_peers(peers / node.name, 1 - number)
+            words.append(f"--peers={peers / node.name}" if peers else f"--peer=172.16.{1 - number}.0/24={other}:{PORT}")
             words += ["--plain"] if kind == "c-plain" else []
+        if peers:  # a log that nobody empties would stop a tunnel that speaks into a pipe
+            words = ["sh", "-c", 'exec "$@" 2>"$0"', str(peers / f"{node.name}.log"), *words]
         started.append(node.start(*words))
     for node in (pair.a, pair.b):
         deadline = time.monotonic() + PATIENCE_S
