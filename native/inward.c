@@ -251,7 +251,7 @@ void *run_inward(void *of)
         int received = recvmmsg(tunnel->underlay, messages, most, MSG_WAITFORONE, NULL);
 
         tally(CALLS_RECEIVE, 1);
-        if (received < 0) /* interrupted, or a belated answer to an earlier send; reading has cleared it */
+        if (received <= 0) /* interrupted, or a belated answer to an earlier send; reading has cleared it */
             continue;
         table = hold_table(tunnel, &tunnel->inward);
         for (int i = 0; i < received; i++)
