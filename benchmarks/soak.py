@@ -33,7 +33,8 @@ LATE_ONE_IN = 2_000
 LATE_RATE = "100mbit"
 BLOCK_BYTES = 1 << 20
 BLOCKS_A_ROUND = 256
-GROWTH_MAX_KIB = 256
+OTHERS_MAX = 2000
+GROWTH_MAX_KIB = 128
 SETTLE_S = 1.0
 SEND, RECEIVE = "send", "receive"
 
@@ -141,17 +142,31 @@ class Soak:
             raise RuntimeError(f"round {number}: sent {digests[0] or 'nothing'}, got {digests[1] or 'nothing'}")
         self.payload_bytes += BLOCKS_A_ROUND * BLOCK_BYTES
 
-    def change_peers(self) -> None:
+    def warm_up(self) -> None:
+        """Have both tables of each tunnel hold the most peers once: their memory is static, but touched on first use."""
+        for _ in range(2):
+            before = self.reloaded()
+            self.change_peers(OTHERS_MAX)
+            while any(now == then for now, then in zip(self.reloaded(), before, strict=True)):
+                time.sleep(0.05)
+
+    def reloaded(self) -> list[int]:
+        """How often each tunnel has read its peers."""
+        return [log.read_text().count("reloaded ") for log in self.logs]
+
+    def change_peers(self, others: int | None = None) -> None:
         """Have both tunnels read other peers, among which the other one stays."""
         self.reloads += 1
+        others = random.Random(self.reloads).randrange(OTHERS_MAX) if others is None else others
         for number, (tunnel, name) in enumerate(zip(self.pair.tunnels, ("a", "b"), strict=True)):
-            write_peers(self.directory / name, 1 - number, others=random.Random(self.reloads).randrange(2000))
+            write_peers(self.directory / name, 1 - number, others=others)
             tunnel.send_signal(signal.SIGHUP)
 
     def run(self, seconds: float, gigabytes: float) -> list[str]:
         """Rounds until both are reached; the report. RuntimeError when something is wrong."""
         began, number = time.monotonic(), 0
         first: list[int] = []
+        self.warm_up()
         while time.monotonic() - began < seconds or self.payload_bytes < gigabytes * 1e9:
             self.round(number)
             number += 1
