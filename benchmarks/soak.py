@@ -143,7 +143,7 @@ class Soak:
         self.payload_bytes += BLOCKS_A_ROUND * BLOCK_BYTES
 
     def warm_up(self) -> None:
-        """Have both tables of each tunnel hold the most peers once: their memory is static, but touched on first use."""
+        """Have both tables of each tunnel hold the most peers once: static memory is there from its first use on."""
         for _ in range(2):
             before = self.reloaded()
             self.change_peers(OTHERS_MAX)
