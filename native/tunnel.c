@@ -134,6 +134,10 @@ static void end_threads(void)
             pthread_kill(tunnel.inward.thread, WAKE_SIGNAL);
         pause_ms(1);
     }
+    if (tunnel.outward.has_ended && tunnel.inward.has_ended) {
+        pthread_join(tunnel.outward.thread, NULL);
+        pthread_join(tunnel.inward.thread, NULL);
+    }
 }
 
 /* ---- peers --------------------------------------------------------------------------------------------------------- */
