@@ -183,6 +183,13 @@ SETTINGS: tuple[Setting, ...] = (
         default="/var/lib/muslin",
         help="What outlives a reboot: last snapshot, saved settings.",
     ),
+    Setting(
+        name="tunnel",
+        kind="text",
+        default="c",
+        choices=("c", "python"),
+        help="The program of the backend udp: in C, where it was built, or in Python, which is slower.",
+    ),
     Setting(name="run-dir", kind="text", default="/run/muslin-agent", help="The API's socket and the tunnel's log."),
     Setting(
         name="resync",

@@ -1,23 +1,20 @@
-"""The contract of a tunnel: one suite for the Python text and, later, the C core.
+"""The contract of a tunnel: one suite for the Python text and the C core, the latter also without any offload.
 
-To add a tunnel, add its command to TUNNELS; whatever passes here can take the other's place. The nodes that
-it runs on are drawn at the head of tunnel_bench.py.
+What crosses, and what does not. How tunnels start, end and take new peers is in test_tunnel_life.py. To add a tunnel,
+add its command to TUNNELS of tunnel_bench.py; whatever passes here can take the other's place. The nodes that it runs
+on are drawn there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import random
-import signal
 import socket
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.contract.tunnel_bench import (
+    MARKS,
     NESTED,
     OWNERS_OF_NESTED,
     PACKET_HOST,
@@ -25,46 +22,20 @@ from tests.contract.tunnel_bench import (
     PATH_MTU_OPTIONS,
     PMTUDISC_DO,
     PORT,
-    Node,
+    TUNNELS,
+    Join,
     arguments,
-    assert_idle,
     flooding,
     garbage,
-    inner_packet,
-    missing,
-    numbered_flow,
     outer_udp,
     same_books,
+    segments_on_the_wire,
     transfer,
     wait_for,
-    wire_up,
-    write_peers,
 )
+from tests.contract.tunnel_packets import inner_packet, with_udp_checksum
 
-REFERENCE = Path(__file__).parents[2] / "src/muslin/tunnel/reference.py"
-TUNNELS = {"python": [sys.executable, "-I", str(REFERENCE)]}
-
-MISSING = missing()
-pytestmark = [
-    pytest.mark.kernel,
-    pytest.mark.contract,
-    pytest.mark.skipif(bool(MISSING), reason=f"tunnel contract: {MISSING}"),
-]
-
-Join = Callable[..., list[Node]]
-
-
-@pytest.fixture
-def join() -> Iterator[Join]:
-    """Give a function that wires `count` nodes; they end with the test."""
-    with contextlib.ExitStack() as closing:
-        yield functools.partial(wire_up, closing)
-
-
-@pytest.fixture(params=list(TUNNELS.values()), ids=list(TUNNELS))
-def command(request: pytest.FixtureRequest) -> list[str]:
-    """Give the command of the tunnel under test, without arguments."""
-    return list(request.param)
+pytestmark = MARKS
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -93,7 +64,7 @@ def test_a_packet_crosses_byte_for_byte(join: Join, command: list[str], inner: i
     assert receiver.recv(100) == b"seven hops"
     sent = before.wait_for(lambda packet: b"seven hops" in packet, PACKET_OUTGOING, "the packet that enters")
     got = after.wait_for(lambda packet: b"seven hops" in packet, PACKET_HOST, "the packet that leaves")
-    assert got == sent
+    assert got == with_udp_checksum(sent)
     assert got[8 if inner == 4 else 7] == 7
 
 
@@ -136,6 +107,7 @@ def test_too_big_tells_the_sender(join: Join, command: list[str], inner: int, ve
 @pytest.mark.parametrize("inner", [4, 6])
 def test_tcp_finds_the_path_mtu(join: Join, command: list[str], inner: int) -> None:
     a, b = join(2, tun_mtu=1500)
+    segments_on_the_wire(a, b)
     wire = a.capture("eth0")
     a.start(command + arguments(a, b))
     b.start(command + arguments(b, a))
@@ -143,6 +115,24 @@ def test_tcp_finds_the_path_mtu(join: Join, command: list[str], inner: int) -> N
     assert transfer(a, b, inner, sent) == sent
     assert max(map(len, outer_udp(wire))) == 1500
     assert a.fragments_made() == b.fragments_made() == 0
+
+
+@pytest.mark.parametrize("inner", [4, 6])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("other", TUNNELS.values(), ids=TUNNELS)
+def test_twins_understand_each_other(
+    join: Join, command: list[str], other: list[str], inner: int, version: int
+) -> None:
+    """Bulk, so that super-packets come and go where there are any: on a veth that passes them, then on a wire."""
+    a, b = join(2, tun_mtu=1400)
+    there = a.start(command + arguments(a, b, version=version))
+    back = b.start(other + arguments(b, a, version=version))
+    dice = random.Random(2)
+    for one, two in ((a, b), (b, a)):
+        sent = dice.randbytes(1_500_000)
+        assert transfer(one, two, inner, sent) == sent
+        segments_on_the_wire(a, b)
+    wait_for(lambda: same_books(there, back, least=1000), "the same packets and bytes at both ends")
 
 
 def test_a_peer_that_is_not_there_yet(join: Join, command: list[str]) -> None:
@@ -254,57 +244,18 @@ def test_the_longest_prefix_wins(join: Join, command: list[str]) -> None:
     assert tunnel.counters()["bad_source"] == len(owners)
 
 
-def test_no_datagram_is_lost_when_peers_are_read_again(join: Join, command: list[str], tmp_path: Path) -> None:
-    a, b = join(2)
-    running = []
-    for node, peer, file in ((a, b, tmp_path / "a"), (b, a, tmp_path / "b")):
-        write_peers(file, peer)
-        running.append((peer, file, node.start([*command, *arguments(node), f"--peers={file}"])))
-    with numbered_flow(a, b) as flow:
-        for turn in range(20):
-            flow.wait_for_more(500)
-            for peer, file, tunnel in running:
-                write_peers(file, peer, others=turn * 100)
-                assert tunnel.hang_up() == f"reloaded {turn * 100 + 1} peers"
-    assert (flow.lost, flow.sent >= 10_000) == (set(), True)
-
-
-def test_a_good_file_is_followed_and_a_bad_one_is_not(join: Join, command: list[str], tmp_path: Path) -> None:
-    """Both ways, whatever was looked up before; peers of the command line stay."""
-    a, b, c = join(3)
-    file = tmp_path / "peers"
-    write_peers(file, b)
-    tunnel = a.start([*command, *arguments(a), f"--peers={file}", f"--peer=172.17.0.0/16={b.endpoint()}"])
-    sender, at = a.udp(a.inner4), {node: node.udp(node.outer4, PORT) for node in (b, c)}
-    a.ip("route add 172.17.0.0/16 dev tun0")
-
-    def goes_to(address: str, node: Node) -> None:
-        sender.sendto(address.encode(), (address, 7000))
-        assert at[node].recv(2000).endswith(address.encode())
-
-    goes_to(b.inner4, b)
-    file.write_text(f"{b.inner4}/32 {c.endpoint()}\n# c only\n172.16.1.0/24 {b.endpoint()} nonsense\n")
-    assert tunnel.hang_up().startswith(f"not reloaded: line 3 of {file}: ")
-    goes_to(b.inner4, b)
-    file.unlink()
-    assert "No such file" in tunnel.hang_up()
-    goes_to(b.inner4, b)
-    file.write_text(f"{b.inner4}/32 {c.endpoint()}\n")
-    assert tunnel.hang_up() == "reloaded 2 peers"
-    goes_to(b.inner4, c)
-    goes_to("172.17.0.1", b)
-    for node, counter in ((b, "bad_source"), (c, "packets_from_peers")):
-        at[node].sendto(inner_packet(b.inner4, a.inner4, b""), (a.outer4, PORT))
-        tunnel.wait_for_counter(counter, 1)
-
-
-def test_no_peer_for_the_destination(join: Join, command: list[str]) -> None:
+@pytest.mark.parametrize("inner", [4, 6])
+def test_no_peer_for_the_destination(join: Join, command: list[str], inner: int) -> None:
+    """The sender is told, so that a connection fails at once and not after minutes."""
     a, b = join(2)
     tunnel = a.start(command + arguments(a, b))
     before = tunnel.counters()
-    a.udp(a.inner4).sendto(b"nowhere", ("172.16.200.1", 7000))
-    tunnel.wait_for_counter("no_peer", before["no_peer"] + 1)
-    assert tunnel.counters()["packets_to_peers"] == before["packets_to_peers"]
+    sender = a.open_socket(socket.AF_INET if inner == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+    with pytest.raises(OSError, match="No route to host"):
+        sender.connect(("172.16.200.1" if inner == 4 else "fd00:172:16:200::1", 7000))
+    after = tunnel.counters()
+    assert after["no_peer"] > before["no_peer"]
+    assert after["packets_to_peers"] == before["packets_to_peers"]
 
 
 def test_three_nodes_all_pairs(join: Join, command: list[str]) -> None:
@@ -315,138 +266,6 @@ def test_three_nodes_all_pairs(join: Join, command: list[str]) -> None:
         for other in nodes:
             for inner in (4, 6):
                 one.wait_for_ping(other.inner(inner))
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ends_when_told(join: Join, command: list[str], number: signal.Signals) -> None:
-    a, b = join(2)
-    tunnel, device = a.start(command + arguments(a, b)), a.capture("tun0")
-    packet = inner_packet(b.inner4, a.inner4, b"one")
-    b.udp(b.outer4, PORT).sendto(packet, (a.outer4, PORT))
-    device.wait_for(lambda seen: seen == packet, PACKET_HOST, "one packet")
-    tunnel.wait_for_counter("packets_from_peers", 1)
-    tunnel.process.send_signal(number)
-    assert tunnel.wait_for_end() == 0
-    assert "packets_from_peers 1" in tunnel.said[-1]
-
-
-def test_a_deleted_device_ends_it(join: Join, command: list[str]) -> None:
-    a, b = join(2)
-    tunnel = a.start(command + arguments(a, b))
-    a.ip("link del tun0")
-    assert tunnel.wait_for_end() == 1
-    assert any("tun0 is gone" in line for line in tunnel.said), tunnel.said
-
-
-def test_an_absent_device_is_made_for_the_time_being(join: Join, command: list[str]) -> None:
-    a, b = join(2)
-    tunnel = a.start([*command, *arguments(a, b), "--device", "tun7"])
-    assert a.run("ip", "link", "show", "tun7").returncode == 0
-    tunnel.process.terminate()
-    assert tunnel.wait_for_end() == 0
-    assert a.run("ip", "link", "show", "tun7", check=False).returncode != 0
-
-
-@pytest.mark.parametrize(
-    ("changed", "status", "named"),
-    [
-        (["--device", "tap0"], 1, "tap0"),  # exists, but carries frames
-        (["--device", "lo"], 1, "lo"),
-        (["--listen", "10.0.0.77:9000"], 1, "10.0.0.77:9000"),  # not an address of this node
-        (["--listen", "10.0.0.10:9999"], 1, "10.0.0.10:9999"),  # taken
-        (["--listen", "10.0.0.10"], 2, "10.0.0.10"),
-        (["--peer", "172.16.9.1/24=10.0.0.20:9000"], 2, "172.16.9.1/24"),
-        (["--peer", "172.16.1.0/24=10.0.0.30:9000"], 2, "172.16.1.0/24"),  # claimed already
-        (["--peer", "172.16.9.0/24=[fd00::20]:9000"], 2, "[fd00::20]:9000"),
-        (["--peers", "/no/such/file"], 2, "/no/such/file"),
-        (["--device", "much-too-long-a-name"], 2, "much-too-long-a-name"),
-        (["--color", "red"], 2, "--color"),
-    ],
-)
-def test_cannot_start(join: Join, command: list[str], changed: list[str], status: int, named: str) -> None:
-    """Status 2 for words that can never work, 1 for a node that does not fit them now; one sentence each."""
-    a, b = join(2)
-    a.ip("tuntap add dev tap0 mode tap")
-    a.udp(a.outer4, 9999)
-    tunnel = a.start([*command, *arguments(a, b), *changed], ready=False)
-    assert tunnel.wait_for_end() == status
-    assert len(tunnel.said) == 1
-    assert named in tunnel.said[0]
-
-
-def test_a_second_tunnel_on_the_same_device_is_refused(join: Join, command: list[str]) -> None:
-    a, b = join(2)
-    first = a.start(command + arguments(a, b))
-    second = a.start([*command, *arguments(a, b), "--listen", "10.0.0.10:9001"], ready=False)
-    assert second.wait_for_end() == 1
-    assert "tun0" in second.said[0]
-    third = a.start([*command, *arguments(a, b), "--device", "tun1"], ready=False)
-    assert third.wait_for_end() == 1
-    assert "10.0.0.10:9000" in third.said[0]
-    assert first.process.poll() is None
-
-
-def test_the_device_goes_down_and_up(join: Join, command: list[str]) -> None:
-    a, b = join(2)
-    tunnel = a.start(command + arguments(a, b))
-    back = b.start(command + arguments(b, a))
-    a.wait_for_ping(b.inner4)
-    a.ip("link set tun0 down")
-    assert not b.pings(a.inner4)
-    tunnel.wait_for_counter("tun_failed", 1)
-    assert_idle(tunnel)
-    a.ip("link set tun0 up")
-    a.wait_for_ping(b.inner4)
-    assert back.process.poll() is None
-
-
-def test_the_underlay_goes_down_and_up(join: Join, command: list[str]) -> None:
-    a, b = join(2)
-    tunnel = a.start(command + arguments(a, b))
-    b.start(command + arguments(b, a))
-    a.wait_for_ping(b.inner4)
-    a.ip("link set eth0 down")
-    assert not a.pings(b.inner4)
-    tunnel.wait_for_counter("send_failed", 1)
-    assert_idle(tunnel)
-    a.ip("link set eth0 up")
-    a.wait_for_ping(b.inner4)
-
-
-def test_a_firewall_and_a_missing_neighbour(join: Join, command: list[str]) -> None:
-    """EPERM at once; EHOSTUNREACH later, when nobody answers for the peer's address."""
-    a, b = join(2)
-    tunnel = a.start(command + arguments(a, b))
-    b.start(command + arguments(b, a))
-    a.run(
-        "nft",
-        "-f",
-        "-",
-        text="table inet t { chain c { type filter hook output priority 0; oif eth0 drop; }; }",
-    )
-    assert not a.pings(b.inner4)
-    tunnel.wait_for_counter("send_failed", 1)
-    a.run("nft", "delete table inet t")
-    a.wait_for_ping(b.inner4)
-    b.ip(f"addr del {b.outer4}/24 dev eth0")
-    a.ip("neigh flush all")
-    assert not a.pings(b.inner4)
-    wait_for(lambda: "FAILED" in a.run("ip", "neigh").stdout, "a failed neighbour")
-    assert_idle(tunnel)
-    b.ip(f"addr add {b.outer4}/24 dev eth0")
-    a.wait_for_ping(b.inner4)
-
-
-def test_killed_and_started_again(join: Join, command: list[str]) -> None:
-    """The device is persistent: addresses and routes on it survive the process."""
-    a, b = join(2)
-    b.start(command + arguments(b, a))
-    for _ in range(3):
-        tunnel = a.start(command + arguments(a, b))
-        a.wait_for_ping(b.inner4)
-        tunnel.kill()
-    a.start(command + arguments(a, b))
-    b.wait_for_ping(a.inner4)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -490,11 +309,3 @@ def test_a_flood_does_not_starve_the_other_direction(join: Join, command: list[s
         tunnel.wait_for_counter("packets_from_peers", before["packets_from_peers"] + 2000)
         inside.sendto(b"out", outwards)
         tunnel.wait_for_counter("packets_to_peers", before["packets_to_peers"] + 1)
-
-
-def test_nothing_remains() -> None:
-    """The namespaces have no names and end with their holder."""
-    node = Node(0)
-    pid = node.holder.pid
-    node.closing.close()
-    assert not Path(f"/proc/{pid}").exists()

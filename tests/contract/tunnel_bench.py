@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import ipaddress
 import json
 import os
 import random
@@ -26,11 +25,23 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
+from muslin.tunnel.programs import REFERENCE, core_path
+from tests.contract.tunnel_packets import inner_packet
+
+CORE = core_path() or ""
+TUNNELS = {
+    "python": [sys.executable, "-I", REFERENCE],
+    "c": [CORE],
+    "c-plain": [CORE, "--plain"],  # as on a kernel that offloads nothing
+}
 PORT = 9000
 PATIENCE_S = 10.0  # the longest that any condition is waited for; a loaded machine may be slow
 PMTUDISC_DO = 2  # linux/in.h, in6.h, as are the next
@@ -75,6 +86,14 @@ def missing() -> str:
     if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode:
         return "may not make network namespaces (CAP_SYS_ADMIN)"
     return ""
+
+
+MISSING = missing()
+MARKS = [
+    pytest.mark.kernel,
+    pytest.mark.contract,
+    pytest.mark.skipif(bool(MISSING), reason=f"tunnel contract: {MISSING}"),
+]
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
@@ -287,6 +306,9 @@ class Node:
         return int(values[names.index("FragCreates")]) + int(ipv6["Ip6FragCreates"])
 
 
+Join = Callable[..., list[Node]]
+
+
 def wire_up(closing: contextlib.ExitStack, count: int, *, tun_mtu: int = 1472) -> list[Node]:
     """Make and join `count` nodes as drawn above; they end with `closing`."""
 
@@ -404,15 +426,10 @@ def transfer(a: Node, b: Node, version: int, data: bytes) -> bytes:
     return received
 
 
-def inner_packet(source: str, destination: str, payload: bytes) -> bytes:
-    """Build a packet of protocol 253 (for experiments, RFC 3692)."""
-    ends = ipaddress.ip_address(source).packed + ipaddress.ip_address(destination).packed
-    if ":" in source:
-        return struct.pack("!IHBB", 6 << 28, len(payload), 253, 64) + ends + payload
-    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0x4000, 64, 253, 0) + ends
-    total = sum(struct.unpack("!10H", header))
-    total = (total & 0xFFFF) + (total >> 16)
-    return header[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + header[12:] + payload
+def segments_on_the_wire(*nodes: Node) -> None:
+    """Have the kernel cut super-packets before the wire, as a network card does: a veth would pass them whole."""
+    for node in nodes:
+        node.ip("link set eth0 gso_max_segs 1")
 
 
 def outer_udp(capture: Capture) -> list[bytes]:

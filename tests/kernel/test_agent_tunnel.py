@@ -7,6 +7,7 @@ a: eth0 10.0.0.10/24 ═══ eth0 10.0.0.20/24 :b      ═══ a veth
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from muslin.kernel.programs import TUNNEL_MARK, Program
 from muslin.model.kernel import Address, Link, Netns, Tun, Veth
 from muslin.model.network import Tunnel
 from tests.contract.kernels import NEEDS_ROOT, World
-from tests.contract.tunnel_bench import NumberedFlow, missing, wait_for
+from tests.contract.tunnel_bench import CORE, NumberedFlow, missing, wait_for
 
 MISSING = missing()
 pytestmark = [pytest.mark.kernel, NEEDS_ROOT, pytest.mark.skipif(bool(MISSING), reason=f"tunnel: {MISSING}")]
@@ -203,6 +204,32 @@ def test_it_says_why_it_cannot_start(pair: Pair) -> None:
 
     assert keeper.check() == ""
     keeper.converge(None)
+
+
+@pytest.mark.skipif(not CORE, reason="the tunnel core is not built; ./run test builds it, given gcc")
+def test_a_new_program_succeeds_the_old_one_amid_a_flow(pair: Pair) -> None:
+    old, new = pair.path / "old-core", pair.path / "new-core"
+    for path in (old, new):
+        shutil.copy(CORE, path)
+    keepers = {name: TunnelKeeper(pair.path / name, pair.netns[name], program=(str(old),)) for name in ("a", "b")}
+    for name, keeper in keepers.items():
+        keeper.converge(pair.wanted(name))
+    before = {name: pair.running(name)[0].pid for name in keepers}
+
+    with pair.flow() as flow:
+        for name in keepers:
+            flow.wait_for_more(500)
+            keepers[name] = TunnelKeeper(pair.path / name, pair.netns[name], program=(str(new),))
+            keepers[name].converge(pair.wanted(name))
+        flow.wait_for_more(500)
+
+    assert flow.lost == set()
+    for name, keeper in keepers.items():
+        (running,) = pair.running(name)
+        assert (running.pid != before[name], running.words[0]) == (True, str(new))
+        keeper.converge(pair.wanted(name))
+        assert pair.running(name)[0].pid == running.pid, "it is as it should be"
+        keeper.converge(None)
 
 
 def test_one_of_another_directory_that_holds_the_device_makes_way(pair: Pair) -> None:

@@ -171,10 +171,12 @@ def read_devices(devices: tuple[str, ...]) -> dict[str, list[int]]:
 
 
 def _of_tunnel(tunnel: TunnelStatus) -> Iterator[Metric]:
-    """The tunnel's counters: those called ``bytes_...`` by way, all others count packets by what became of them."""
+    """The tunnel's counters: ``bytes_`` by way, ``calls_`` by kind, all others packets by what became of them."""
     counts = {name: float(value) for name, value in tunnel.counters.items()}
+    calls = {name.removeprefix("calls_"): counts.pop(name) for name in [*counts] if name.startswith("calls_")}
     sizes = {name.removeprefix("bytes_"): value for name, value in counts.items() if name.startswith("bytes_")}
     fates = {name.removeprefix("packets_"): value for name, value in counts.items() if not name.startswith("bytes_")}
     yield from _gauge("tunnel_peers", "Peers that the tunnel knows.", tunnel.peers)
     yield from _family("counter", "tunnel_bytes", "Inner bytes that the tunnel carried.", "way", sizes)
     yield from _family("counter", "tunnel_packets", "Packets by what became of them.", "fate", fates)
+    yield from _family("counter", "tunnel_calls", "System calls that carrying took.", "kind", calls)

@@ -6,9 +6,10 @@ SIGHUP says so, and the line ``reloaded`` in the log is the proof that they were
 
 A tunnel survives its agent, ``kill -9`` included. The next agent finds it by the mark in its environment and by its
 command line: ours is who reads our file of peers, in our way is who holds our device. One that was told what we would
-tell it is adopted, peers and all, the others are ended. Only what our own user has started in our own network
-namespace counts, since anybody can write a mark. A service manager must leave the tunnel alone as well: with systemd
-``KillMode=process`` in the agent's unit, or a scope of its own; the default ends it with the agent.
+tell it is adopted, peers and all, the others are ended. One in C that was installed anew since is succeeded by the new
+program, which takes device and port from it and has it end: no packet is lost. Only what our own user has started in
+our own network namespace counts, since anybody can write a mark. A service manager must leave the tunnel alone as
+well: with systemd ``KillMode=process`` in the agent's unit, or a scope of its own; the default ends it with the agent.
 
 It is heard through the log: whole lines, ``{`` begins the counters that SIGUSR1 asks for. The log is emptied when it
 has grown beyond ``LOG_MAX_BYTES``. A tunnel that ends is started again at once, one that keeps ending or does not
@@ -18,22 +19,22 @@ start at all after pauses that double.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import stat
-import sys
 import threading
 import time
 from pathlib import Path
 
 import msgspec
 
-import muslin.tunnel.reference
 from muslin.agent.files import write_whole
 from muslin.errors import MuslinError
 from muslin.kernel import programs
 from muslin.kernel.programs import TUNNEL_MARK, Program
 from muslin.model.network import Tunnel
+from muslin.tunnel.programs import is_python, tunnel_command
 from muslin.wire.agent_api import TunnelStatus
 
 READY_TIMEOUT_S = 10.0
@@ -84,16 +85,17 @@ class Pauses:
 class TunnelKeeper:
     """Has one tunnel run in a namespace, the own one by default, or none; its files are in ``directory``.
 
-    ``program`` is the command of a tunnel, without arguments. ``converge`` is called by one thread at a time, the
-    other methods by any.
+    ``program`` is the command of a tunnel, without arguments; ``note`` is worth a line of the log once it is started.
+    ``converge`` is called by one thread at a time, the other methods by any.
     """
 
-    def __init__(self, directory: Path, netns: str = "", program: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, directory: Path, netns: str = "", program: tuple[str, ...] | None = None, note: str = ""
+    ) -> None:
         here = Path(os.path.abspath(directory))  # the tunnel's own directory is another
         self._peers_file, self._log = here / "tunnel.peers", here / "tunnel.log"
         self._netns = netns
-        # -I -S: see lab.processes
-        self._program = program or (sys.executable, "-I", "-S", os.path.abspath(muslin.tunnel.reference.__file__))
+        self._program, self._note = program or tunnel_command(), note
         self._wanted: Tunnel | None = None
         self._running: Program | None = None
         self._taken: tuple[tuple[str, str], ...] | None = None
@@ -132,7 +134,7 @@ class TunnelKeeper:
             self._failure = self._last_words()
             self._forget()
         arguments = (f"--device={tunnel.device}", f"--listen={tunnel.listen}", f"--peers={self._peers_file}")
-        if self._running is None or not _was_told(self._running, arguments):
+        if self._running is None or not self._fits(self._running, arguments):
             if arguments != self._tried:
                 self._pauses, self._tried = Pauses(), arguments
             if self._pauses.left_s(now):
@@ -140,6 +142,8 @@ class TunnelKeeper:
             self._adopt(tunnel, arguments)
         if self._running is None:
             self._start(tunnel, arguments, now)
+        elif self._is_outdated(self._running):
+            self._succeed(self._running, tunnel, arguments, now)
         elif self._taken != tunnel.peers:
             self._hand_over_peers(self._running, tunnel)
         _refuse_rival_claims(tunnel)
@@ -148,11 +152,23 @@ class TunnelKeeper:
         """Take over a tunnel that was told the same, if there is one, and end what else is ours or in our way."""
         found = self._find(tunnel.device)
         self._has_looked = True
-        fitting = [program for program in found if _was_told(program, arguments) and _can_be_talked_with(program)]
+        fitting = [one for one in found if self._fits(one, arguments) and _can_be_talked_with(one)]
         self._end_all([program for program in found if program not in fitting[:1]])
         if fitting:
             self._running = fitting[0]
             self._taken = None  # an agent may have ended between writing the file and saying so
+
+    def _is_outdated(self, running: Program) -> bool:
+        """Whether it is the tunnel in C as it was before it was installed anew: that can be taken over from."""
+        try:
+            ours, its = os.stat(self._program[0]), os.stat(f"/proc/{running.pid}/exe")
+        except OSError:
+            return False
+        return not is_python(self._program) and not os.path.samestat(ours, its)
+
+    def _fits(self, program: Program, arguments: tuple[str, ...]) -> bool:
+        """Whether it is the kind of tunnel that is wanted, and was told the same."""
+        return is_python(program.words) == is_python(self._program) and program.words[-len(arguments) :] == arguments
 
     def _find(self, device: str | None = None) -> list[Program]:
         signs = {f"--peers={self._peers_file}", f"--device={device}"}
@@ -182,6 +198,18 @@ class TunnelKeeper:
             raise MuslinError(f"the tunnel of {tunnel.device} {fate}: {self._failure}")
         self._pauses.note_ready()
         self._taken = tunnel.peers
+        if self._note:
+            logging.getLogger("muslin.agent").warning("%s", self._note)
+
+    def _succeed(self, old: Program, tunnel: Tunnel, arguments: tuple[str, ...], now: float) -> None:
+        """Start the new program beside the old one, which hands over; where it cannot, in its place."""
+        try:
+            self._start(tunnel, (f"--take-over={old.pid}", *arguments), now)
+        except MuslinError:
+            self._end_all([old])
+            self._start(tunnel, arguments, now)
+        programs.end_processes([old.pid])  # it was told; this waits
+        programs.reap(old.pid)
 
     def _hand_over_peers(self, running: Program, tunnel: Tunnel) -> None:
         self._taken = None
@@ -280,10 +308,6 @@ def parse_counters(line: str) -> dict[str, int]:
     except msgspec.MsgspecError:
         return {}
     return {name: value for name, value in document.items() if type(value) is int}
-
-
-def _was_told(program: Program, arguments: tuple[str, ...]) -> bool:
-    return program.words[-len(arguments) :] == arguments
 
 
 def _can_be_talked_with(program: Program) -> bool:

@@ -92,8 +92,10 @@ async def _serve(of: dict[str, Any], values: dict[str, Value], directory: Any, n
     from muslin.kernel import nft
     from muslin.kernel.linux import LinuxKernel
     from muslin.kernel.watch import Watch
+    from muslin.tunnel.programs import tunnel_command, why_python
 
     run_directory = Path(of["run-dir"])
+    keeper = TunnelKeeper(run_directory, program=tunnel_command(of["tunnel"]), note=why_python(of["tunnel"]))
     make_directory(run_directory)
     with LinuxKernel() as kernel:
         watch = Watch(("",), kernel.ports)
@@ -101,7 +103,7 @@ async def _serve(of: dict[str, Any], values: dict[str, Value], directory: Any, n
             reconciler = Reconciler(
                 kernel,
                 directory.journal(),
-                TunnelKeeper(run_directory),
+                keeper,
                 host_options(of),
                 list_table=partial(nft.list_text, ""),
             )

@@ -101,6 +101,7 @@ def _dry_run(directory: Any, topology: Any, output: str) -> int:
 
 def _up(directory: Any, topology: Any, output: str, show: bool, pause: bool) -> int:
     from muslin.lab.run import up as raise_lab
+    from muslin.tunnel.programs import why_python
 
     def show_command(command: str) -> None:
         click.echo(command, err=output != "table")
@@ -121,6 +122,8 @@ def _up(directory: Any, topology: Any, output: str, show: bool, pause: bool) -> 
     )
     emit(document, output, lambda: "")
     say(_summary(directory.name, topology, report))
+    if report.started and (words := why_python(topology.tunnel)):
+        say(words)
     return _warn(warnings)
 
 

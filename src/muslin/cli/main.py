@@ -85,6 +85,7 @@ class LazyGroup(click.Group):
         "routes": ("muslin.cli.lab_routes:routes", "List routes as the kernel takes them, each with its type."),
         "uninstall": ("muslin.cli.uninstall:uninstall", "Remove all that an agent made on this host."),
         "network": ("muslin.cli.network:network", "The network's configuration and leases, in the store."),
+        "tunnel": ("muslin.cli.tunnel:tunnel", "The user-space tunnels of this host: what they have counted."),
         "config": ("muslin.cli.config:config", "The agent's settings, and where each comes from."),
         "completion": ("muslin.cli.completion:completion", "Print the completion script of a shell."),
     },

@@ -64,6 +64,11 @@ def topology_options(function: Function) -> Function:
             type=click.Choice(["none", "host-gw", "udp", "vxlan"]),
             help="What carries packets between nodes, if not the step's own.",
         ),
+        click.option(
+            "--tunnel",
+            type=click.Choice(["c", "python"]),
+            help="The tunnel of the backend udp: in C (the default where it was built), or the Python text.",
+        ),
         click.option("--agents", is_flag=True, default=None, help="Run a real agent on each node (step 3 or 4)."),
         click.option(
             "--store", type=click.Choice(["sqlite", "etcd"]), help="Where the agents find each other (default: sqlite)."
@@ -95,6 +100,7 @@ def topology_from(
     underlay: str | None = None,
     family: str | None = None,
     backend: str | None = None,
+    tunnel: str | None = None,
     agents: bool | None = None,
     store: str | None = None,
     lease_ttl_s: int | None = None,
@@ -109,6 +115,7 @@ def topology_from(
         "underlay": underlay,
         "families": FAMILIES[family] if family else None,
         "backend": backend,
+        "tunnel": tunnel,
         "agents": _agents(agents, store, lease_ttl_s),
         "mtu": mtu,
         "networks": networks or None,

@@ -131,12 +131,18 @@ def wait_until_it_catches(program: Program, number: signal.Signals, timeout_s: f
     """Whether, in time, a signal would reach a handler of the program's own; before, it might end it."""
     deadline = time.monotonic() + timeout_s
     while program.is_alive:
-        with contextlib.suppress(OSError):  # it is ending
-            if int(_status_field(program.pid, "SigCgt"), 16) >> number - 1 & 1:
-                return True
+        if catches(program, number):
+            return True
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_S)
+    return False
+
+
+def catches(program: Program, number: signal.Signals) -> bool:
+    """Whether the program has a handler for a signal (SigCgt of proc_pid_status(5))."""
+    with contextlib.suppress(OSError):  # it is ending
+        return bool(int(_status_field(program.pid, "SigCgt"), 16) >> number - 1 & 1)
     return False
 
 

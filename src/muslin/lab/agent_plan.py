@@ -138,6 +138,8 @@ def _agent(directory: str, topology: Topology, config: NetworkConfig, node: Node
         "lease-ttl": str(topology.agents.lease_ttl_s),
         "lease-renew-margin": str(topology.agents.lease_ttl_s // RENEW_SHARE),
     }
+    if topology.tunnel != "c":
+        settings["tunnel"] = topology.tunnel
     words = [word for name, value in settings.items() for word in (f"--{name}", value)]
     env = SubnetEnv(networks=config.networks, subnets=node.subnets, mtu=_container_mtu(topology, config, node))
     return Agent(

@@ -1,8 +1,8 @@
 """The programs of a lab: tunnels to start and keep, and everything that must end with the lab.
 
 Theory of operation: what lives in a lab's namespace belongs to the lab. So nothing is remembered about processes:
-``kernel.programs`` finds the tunnels by their mark, and what each was told by its command line. A tunnel is converged
-like everything else: started if missing, replaced if told something else.
+``kernel.programs`` finds the tunnels by their mark, and what each is and was told by its command line. A tunnel is
+converged like everything else: started if missing, replaced if it is of another kind or was told something else.
 """
 
 from __future__ import annotations
@@ -10,23 +10,22 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import sys
 from collections.abc import Iterable, Sequence
 
-import muslin.tunnel.reference
 from muslin.errors import MuslinError
 from muslin.kernel import netns as netns_door
 from muslin.kernel import programs
 from muslin.kernel.programs import Program, end_processes
 from muslin.kernel.programs import started_ticks as started_ticks
 from muslin.model.network import Tunnel
+from muslin.tunnel.programs import REFERENCE, Kind, is_python, tunnel_command
 
 READY_TIMEOUT_S = 10.0
 
 
 def tunnel_program() -> str:
-    """The path of the tunnel program that a lab runs."""
-    return os.path.abspath(muslin.tunnel.reference.__file__)
+    """The path of the tunnel program that anybody with a Python can run."""
+    return REFERENCE
 
 
 def describe_tunnel(tunnel: Tunnel, program: str = "muslin-tunnel") -> str:
@@ -40,23 +39,31 @@ def running_tunnels(netns_names: Iterable[str]) -> list[Program]:
     return programs.find(programs.TUNNEL_MARK, netns_names)
 
 
-def missing_tunnels(wanted: Sequence[Tunnel], netns_names: Iterable[str]) -> list[Tunnel]:
-    """The wanted tunnels that do not run in these namespaces, or were told something else."""
-    alive = {(tunnel.netns, tunnel.arguments) for tunnel in running_tunnels(netns_names)}
+def missing_tunnels(wanted: Sequence[Tunnel], netns_names: Iterable[str], kind: Kind = "c") -> list[Tunnel]:
+    """The wanted tunnels that do not run in these namespaces, or are of another kind, or were told something else."""
+    alive = {(tunnel.netns, tunnel.arguments) for tunnel in running_tunnels(netns_names) if _is_of_kind(tunnel, kind)}
     return [tunnel for tunnel in wanted if (tunnel.netns, tunnel.arguments) not in alive]
 
 
-def end_unwanted_tunnels(wanted: Sequence[Tunnel], netns_names: Iterable[str]) -> int:
-    """End the tunnels in these namespaces that are not wanted, or were told something else; how many there were."""
+def _is_of_kind(tunnel: Program, kind: Kind) -> bool:
+    return is_python(tunnel.words) == is_python(tunnel_command(kind))
+
+
+def end_unwanted_tunnels(wanted: Sequence[Tunnel], netns_names: Iterable[str], kind: Kind = "c") -> int:
+    """End the tunnels in these namespaces that are not wanted, or not as they were told; how many there were."""
     asked = {(tunnel.netns, tunnel.arguments) for tunnel in wanted}
-    unwanted = [tunnel for tunnel in running_tunnels(netns_names) if (tunnel.netns, tunnel.arguments) not in asked]
+    unwanted = [
+        tunnel
+        for tunnel in running_tunnels(netns_names)
+        if (tunnel.netns, tunnel.arguments) not in asked or not _is_of_kind(tunnel, kind)
+    ]
     end_processes([tunnel.pid for tunnel in unwanted])
     return len(unwanted)
 
 
-def start_tunnels(tunnels: Sequence[Tunnel], log_directory: str) -> None:
+def start_tunnels(tunnels: Sequence[Tunnel], log_directory: str, kind: Kind = "c") -> None:
     """Start tunnels, all at once, and return when each is ready; MuslinError when one does not get there."""
-    pids = [(tunnel, _start(tunnel, log_directory)) for tunnel in tunnels]
+    pids = [(tunnel, _start(tunnel, log_directory, kind)) for tunnel in tunnels]
     for tunnel, pid in pids:
         _await_ready(tunnel, pid, log_directory)
 
@@ -66,12 +73,11 @@ def log_path(log_directory: str, tunnel: Tunnel) -> str:
     return f"{log_directory}/{tunnel.netns}.log"
 
 
-def _start(tunnel: Tunnel, log_directory: str) -> int:
+def _start(tunnel: Tunnel, log_directory: str, kind: Kind) -> int:
     path = log_path(log_directory, tunnel)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # the words of an earlier one
-    # -I -S: the program needs the standard library alone, and starts in a third of the time without site-packages
-    command = [sys.executable, "-I", "-S", tunnel_program(), *tunnel.arguments]
+    command = [*tunnel_command(kind), *tunnel.arguments]
     environment = {programs.TUNNEL_MARK: "1", "PATH": os.environ.get("PATH", os.defpath)}
     return programs.start(tunnel.netns, command, environment, path)
 

@@ -112,7 +112,7 @@ def preview(directory: LabDirectory, topology: Topology) -> Preview:
         _refuse_another_kind_of_lab(state, topology)
         with LinuxKernel() as kernel:
             _, ops = plan_ops(kernel, lab_plan.state, state.owned)
-        tunnels, alive = tuple(missing_tunnels(lab_plan.tunnels, state.own_netns)), True
+        tunnels, alive = tuple(missing_tunnels(lab_plan.tunnels, state.own_netns, topology.tunnel)), True
     found = Preview(
         plan=lab_plan,
         ops=tuple(op for op in ops if not lab_plan.needs_agent(op)),
@@ -197,7 +197,7 @@ def _raise(
     names = (*lab_plan.state.own_netns, *journal.state.own_netns)
     topology = journal.state.topology
     # Where there are agents, tunnels are theirs.
-    stopped = 0 if topology.agents else end_unwanted_tunnels(lab_plan.tunnels, names)
+    stopped = 0 if topology.agents else end_unwanted_tunnels(lab_plan.tunnels, names, topology.tunnel)
     _end_unwanted(lab_plan, journal)
     witness = (lambda op: on_command(op.describe())) if on_command else None
     report = converge(kernel, lab_plan.before_agents, journal, witness, one_by_one=one_by_one)
@@ -208,10 +208,10 @@ def _raise(
         late = converge(kernel, lab_plan.state, journal, witness, one_by_one=one_by_one)
         _raise_unless_ok(late)
         done = msgspec.structs.replace(done, report=Report((*report.results, *late.results)))
-    missing = missing_tunnels(lab_plan.tunnels, names)
+    missing = missing_tunnels(lab_plan.tunnels, names, topology.tunnel)
     for tunnel in missing if on_command else ():
         on_command(describe_tunnel(tunnel))  # type: ignore[misc]
-    start_tunnels(missing, journal.directory.path)
+    start_tunnels(missing, journal.directory.path, topology.tunnel)
     kernel.settle(link_key(tunnel.netns, tunnel.device) for tunnel in missing)
     journal.update(msgspec.structs.replace(journal.state, complete=True))
     return msgspec.structs.replace(done, started=tuple(missing))

@@ -43,6 +43,7 @@ Backend = Literal["none", "host-gw", "udp", "vxlan"]
 Attach = Literal["bridge", "direct"]
 Step = Literal[1, 2, 3, 4]
 StoreKind = Literal["sqlite", "etcd"]
+TunnelKind = Literal["c", "python"]
 
 DEFAULT_NETWORK: dict[Family, str] = {4: "172.16.0.0/16", 6: "fd00:172:16::/48"}
 SUBNET_LENGTH: dict[Family, int] = {4: 24, 6: 64}
@@ -154,6 +155,9 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ]
     step: Annotated[Step | None, Meta(description="The step, 1 to 4, that a preset made this for.")] = None
     backend: Annotated[Backend, Meta(description="What carries packets between the nodes.")] = "none"
+    tunnel: Annotated[
+        TunnelKind, Meta(description="The program of the backend `udp`: in C where it was built, or in Python.")
+    ] = "c"
     agents: Annotated[
         Agents | None, Meta(description="Omitted: the lab itself sets up the nodes, and no agent runs.")
     ] = None

@@ -3,10 +3,9 @@
 
 Theory of operation
 ===================
-A TUN device is a network interface whose cable ends in a program: every IP packet that the kernel routes
-into it can be read from a file, and every packet written to that file is received as if from the cable.
-This program carries such packets to the other nodes, each as the payload of one UDP datagram, nothing added
-(flannel's `udp` framing):
+A TUN device is a network interface whose cable ends in a program: every IP packet that the kernel routes into it can be
+read from a file, and every packet written to that file is received as if from the cable. This program carries such
+packets to the other nodes, each as the payload of one UDP datagram, nothing added (flannel's `udp` framing):
 
      node 10.0.0.10                                                   node 10.0.0.20
      con1 172.16.0.2                                                  con1 172.16.1.2
@@ -21,33 +20,32 @@ This program carries such packets to the other nodes, each as the payload of one
                   |  20 bytes (IPv4) or 40 (IPv6)  |     8 bytes     |     the inner packet, unchanged      |
                   |<--------- the overhead, 28 or 48 bytes --------->|
 
-Out (TUN -> UDP).  The inner destination is looked up among the prefixes of all peers; the longest one that
-contains it names the peer. No peer: dropped (`no_peer`).
+Out (TUN -> UDP).  The inner destination is looked up among the prefixes of all peers; the longest one that contains it
+names the peer. No peer: dropped (`no_peer`), and its sender told so by ICMP, as a router would.
 
-In (UDP -> TUN).  Anyone can send a datagram to an open port, so two questions come first. Is the sender,
-address and port, a peer (`unknown_peer`)? Does the inner source belong to that peer (`bad_source`)? It does
-if an answer to it would go to that peer, that is, by the same longest-prefix match, or if it is the peer's
-own underlay address: a node that answers a container speaks as 10.0.0.20, not as 172.16.1.100.
+In (UDP -> TUN).  Anyone can send a datagram to an open port, so two questions come first. Is the sender, address and
+port, a peer (`unknown_peer`)? Does the inner source belong to that peer (`bad_source`)? It does if an answer would go
+there, by the same longest-prefix match, or if it is the peer's own underlay address: a node that answers a container
+speaks as 10.0.0.20, not as 172.16.1.100.
 
 The inner packet crosses byte for byte. Its TTL is left alone: the kernels on both sides forward, and count.
 
-Size.  Outer packets are never fragmented (path MTU discovery, RFC 1191 and 8201). What does not fit is
-dropped (`too_big`) and its sender told by ICMP which size does fit, as a router would.
+Size.  Outer packets are never fragmented (path MTU discovery, RFC 1191 and 8201). What does not fit is dropped
+(`too_big`), and its sender told by ICMP which size does.
 
-Trouble.  A peer that does not listen, a route that is missing, a firewall, a device that is down: each costs
-the packet at hand (`send_failed`, `tun_failed`) and nothing more. Only a deleted device ends the program.
+Trouble.  A peer that does not listen, a missing route, a firewall, a device that is down: each costs the packet at hand
+(`send_failed`, `tun_failed`) and nothing more. Only a deleted device ends the program.
 
-Peers.  They stand on the command line (--peer), in a file (--peers; lines of PREFIX ADDRESS:PORT, # begins a
-comment), or in both. SIGHUP has the file read again, some lines at a time between packets, so that none waits
-or is lost. If all is good a new table, with no look-up remembered, takes the old one's place and stderr says
-`reloaded 12 peers`; else it says `not reloaded: `, which line and why, and nothing changes. Rename a new file
-over the old one: half a file may be good too. Without --peers, SIGHUP ends the program, as it does others.
+Peers.  They stand on the command line (--peer), in a file (--peers; lines of PREFIX ADDRESS:PORT, # begins a comment),
+or in both. SIGHUP has the file read again, some lines at a time between packets, so that none waits or is lost. If all
+is good a new table takes the old one's place and stderr says `reloaded 12 peers`; else `not reloaded: `, which line and
+why, and nothing changes. Rename a new file over the old one. Without --peers, SIGHUP ends the program.
 
 Signals.  SIGTERM, SIGINT: end with status 0. SIGUSR1: print the counters as one line of JSON on stderr.
 
-Not handled: encryption and authentication (the underlay is trusted not to forge addresses), outer DSCP and
-ECN (sent as 0), a rate limit of ICMP errors, IPv6 over a path that carries less than 1280 + overhead bytes,
-an outer packet that the kernel routes into the tunnel again. No address, route, MTU or namespace is changed.
+Not handled: encryption and authentication (the underlay is trusted not to forge addresses), outer DSCP and ECN (sent
+as 0), a rate limit of ICMP errors, IPv6 over a path that carries less than 1280 + overhead bytes, an outer packet that
+the kernel routes into the tunnel again. No address, route, MTU or namespace is changed. The fast twin is native/.
 
 Usage: ip tuntap add dev tun0 mode tun; ip addr add 172.16.0.100/16 dev tun0; ip link set tun0 up mtu 1472
        python3 reference.py --device tun0 --listen 10.0.0.10:9000 --peer 172.16.1.0/24=10.0.0.20:9000
@@ -188,13 +186,13 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def icmp_too_big(packet: bytes, mtu_bytes: int) -> bytes | None:
+def icmp_error(packet: bytes, mtu_bytes: int) -> bytes | None:
     """Return the packet that tells the sender of `packet` to stay within `mtu_bytes`, None if none may.
 
-    ICMP "fragmentation needed" (RFC 1191 section 4) or ICMPv6 "packet too big" (RFC 4443 section 3.2). Its
-    source is the far end's address: the kernel would throw away the node's own as forged when it comes in
-    through the TUN device, and the far end's passes a strict rp_filter. No error about an error, about a
-    later fragment, or from or to what is no single host (RFC 1122 section 3.2.2, RFC 4443 section 2.4).
+    ICMP "fragmentation needed" (RFC 1191 section 4) or ICMPv6 "packet too big" (RFC 4443 section 3.2); for an MTU of 0
+    "host unreachable" or "address unreachable". Its source is the far end's address: the kernel would throw away the
+    node's own as forged when it comes in through the TUN device, and the far end's passes a strict rp_filter. No error
+    about an error, a later fragment, or from or to what is no single host (RFC 1122 section 3.2.2).
     """
     if packet[0] >> 4 == 4:
         source, destination = packet[12:16], packet[16:20]
@@ -205,7 +203,7 @@ def icmp_too_big(packet: bytes, mtu_bytes: int) -> bytes | None:
         if source[0] in (0, 127) or source[0] >= 224 or destination[0] >= 224:
             return None
         quoted = packet[: 576 - 28]  # RFC 1812 section 4.3.2.3: as much as fits in 576 bytes
-        body = struct.pack("!BBHHH", 3, 4, 0, 0, max(mtu_bytes, 68)) + quoted
+        body = struct.pack("!BBHHH", 3, 4 if mtu_bytes else 1, 0, 0, mtu_bytes and max(mtu_bytes, 68)) + quoted
         body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
         header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0x4000, 64, socket.IPPROTO_ICMP, 0)
         header += destination + source
@@ -215,7 +213,7 @@ def icmp_too_big(packet: bytes, mtu_bytes: int) -> bytes | None:
     if icmp_error or source == bytes(16) or 0xFF in (source[0], destination[0]):
         return None
     quoted = packet[: 1280 - 48]  # RFC 4443 section 3.2: as much as fits in the minimum MTU
-    body = struct.pack("!BBHI", 2, 0, 0, max(mtu_bytes, 1280)) + quoted
+    body = (struct.pack("!BBHI", 2, 0, 0, max(mtu_bytes, 1280)) if mtu_bytes else b"\1\3" + bytes(6)) + quoted
     # The checksum also covers a pseudo-header (RFC 8200 section 8.1).
     pseudo_header = destination + source + struct.pack("!II", len(body), socket.IPPROTO_ICMPV6)
     body = body[:2] + struct.pack("!H", checksum(pseudo_header + body)) + body[4:]
@@ -276,6 +274,7 @@ class Tunnel:
             peer = self.table.owner(addresses[1])
             if peer is None:
                 self.counters["no_peer"] += 1
+                self.answer(packet, 0)
                 continue
             self.send(packet, peer)
 
@@ -288,13 +287,16 @@ class Tunnel:
                 self.counters["send_failed"] += 1
                 return
             self.counters["too_big"] += 1
-            mtu_bytes = inner_mtu(self.underlay, peer)
-            answer = icmp_too_big(packet, mtu_bytes) if mtu_bytes else None
-            if answer:
-                self.write(answer)
+            if mtu_bytes := inner_mtu(self.underlay, peer):
+                self.answer(packet, mtu_bytes)
         else:
             self.counters["packets_to_peers"] += 1
             self.counters["bytes_to_peers"] += len(packet)
+
+    def answer(self, packet: bytes, mtu_bytes: int) -> None:
+        """Tell the sender of a packet by ICMP why it was not carried."""
+        if error := icmp_error(packet, mtu_bytes):
+            self.write(error)
 
     def drain_underlay(self) -> None:
         """Let in up to a batch of datagrams: from peers only, and only what is theirs to send."""
