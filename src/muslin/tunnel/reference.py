@@ -397,7 +397,7 @@ def warn_of_mtu(name: str, underlay: socket.socket, table: PeerTable) -> None:
 def say(line: str) -> None:
     """Print one line on stderr; a reader that has gone away (EPIPE) is no reason to stop carrying packets."""
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        os.write(2, f"{line}\n".encode())  # print() refuses a signal handler that interrupts it
 
 
 def family_of(endpoint: Endpoint) -> socket.AddressFamily:
