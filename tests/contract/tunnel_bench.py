@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -378,6 +379,17 @@ class NumberedFlow:
         goal = len(self.got) + count
         wait_for(lambda: len(self.got) >= goal, f"{count} more datagrams")
 
+    @contextlib.contextmanager
+    def running(self) -> Iterator[NumberedFlow]:
+        """Let them go while the body runs; afterwards, each has arrived or is lost."""
+        thread = threading.Thread(target=self.run)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.ended.set()
+            thread.join()
+
     def run(self) -> None:
         """Send until told to end, then receive what is under way."""
         latest, heard_at = -1, time.monotonic()
@@ -392,19 +404,11 @@ class NumberedFlow:
                 self.got.add(number)
 
 
-@contextlib.contextmanager
-def numbered_flow(a: Node, b: Node) -> Iterator[NumberedFlow]:
-    """Let numbered datagrams go from `a` to `b` while the body runs; afterwards, each has arrived or is lost."""
+def numbered_flow(a: Node, b: Node) -> AbstractContextManager[NumberedFlow]:
+    """Let numbered datagrams go from `a` to `b` while the body runs."""
     sender, receiver = a.udp(a.inner4), b.udp(b.inner4, 7000)
     sender.connect((b.inner4, 7000))
-    flow = NumberedFlow(sender, receiver)
-    thread = threading.Thread(target=flow.run)
-    thread.start()
-    try:
-        yield flow
-    finally:
-        flow.ended.set()
-        thread.join()
+    return NumberedFlow(sender, receiver).running()
 
 
 def transfer(a: Node, b: Node, version: int, data: bytes) -> bytes:

@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,14 +89,8 @@ class Pair:
         """Datagrams from a to b while the body runs."""
         with self.udp("a", "172.16.0.0") as sender, self.udp("b", "172.16.1.0", 7000) as receiver:
             sender.connect(("172.16.1.0", 7000))
-            made = NumberedFlow(sender, receiver)
-            thread = threading.Thread(target=made.run)
-            thread.start()
-            try:
-                yield made
-            finally:
-                made.ended.set()
-                thread.join()
+            with NumberedFlow(sender, receiver).running() as flow:
+                yield flow
 
 
 @pytest.fixture

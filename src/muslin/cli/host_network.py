@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import msgspec
-
 from muslin.errors import UsageError
-from muslin.explain.both import Question
+from muslin.explain.both import Question, with_packet
 from muslin.explain.named import NamedSights
 from muslin.kernel import netns as netns_door
 from muslin.kernel.sight import Sights
@@ -41,11 +39,10 @@ def host_question(
     target, address = _find(network, destination, family)
     if address is None:
         raise UsageError(f"{destination} has no address to go to", "give the address itself as destination")
-    given = own if source == own else None
-    if given is not None and family_of(given) != family_of(address):
-        raise UsageError(f"{source} and {address} are of different families", "give two of one family")
-    question = Question(netns=place, destination=address, source_address=given, expected=target)
-    return msgspec.structs.replace(question, **more)
+    question = Question(
+        netns=place, destination=address, source_address=own if source == own else None, expected=target
+    )
+    return with_packet(question, **more)
 
 
 def _find(network: NamedSights, text: str, family: Family | None) -> tuple[str | None, str | None]:

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 
 import msgspec
 
+from muslin.errors import UsageError
 from muslin.explain.frames import Network
 from muslin.explain.lookup import Query, lookup, why_not
 from muslin.explain.parcel import Parcel
 from muslin.explain.path import Explanation, Hop, Path
 from muslin.explain.walk import Walk, path_of
+from muslin.model.address import family_of
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +35,14 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 84
     ttl: int = 64
     why_not: str = ""
+
+
+def with_packet(question: Question, **packet: object) -> Question:
+    """The question about such a packet (fields of ``Question``); UsageError where its ends differ in family."""
+    source, destination = question.source_address, question.destination
+    if source is not None and family_of(source) != family_of(destination):
+        raise UsageError(f"{source} and {destination} are of different families", "give two of one family")
+    return msgspec.structs.replace(question, **packet)
 
 
 def explain(network: Network, question: Question) -> Explanation:

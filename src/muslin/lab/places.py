@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-import msgspec
-
 from muslin.errors import UsageError
-from muslin.explain.both import Question
+from muslin.explain.both import Question, with_packet
 from muslin.explain.named import NamedSights
 from muslin.kernel.sight import Sights
 from muslin.lab.enter import place_names, resolve_place
@@ -71,11 +69,10 @@ def question_for(
     if address is None:
         what = f"IPv{family} address" if family else "address"
         raise UsageError(f"{target} has no {what}", "give the address itself as destination")
-    given = own if source == own else None
-    if given is not None and family_of(given) != family_of(address):
-        raise UsageError(f"{source} and {address} are of different families", "give two of one family")
-    question = Question(netns=place, destination=address, source_address=given, expected=target)
-    return msgspec.structs.replace(question, **more)
+    question = Question(
+        netns=place, destination=address, source_address=own if source == own else None, expected=target
+    )
+    return with_packet(question, **more)
 
 
 def _known_words(state: LabState) -> str:
