@@ -1,8 +1,9 @@
 """Do: the only function that changes the kernel.
 
-Theory of operation: operations come in order, in stages of one kind. Within a stage those of one namespace go to
-the kernel packed into few sends; each gets its own answer. An operation that stands on one that failed is skipped
-and says so; all others go on. Nothing raises for a single operation: the results are the report.
+Theory of operation: operations come in order, and go to the kernel in waves: those of one namespace packed into few
+sends, each with its own answer, and in their order; the order among namespaces counts for nothing but the making of
+links, which is a wave of its own, as is what takes a call or a program. An operation that stands on one that failed is
+skipped and says so; all others go on. Nothing raises for a single operation: the results are the report.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def apply(
     missing: dict[Key, str] = {}
     if not (witness or one_by_one):
         results = _create_filled_tables(sessions, ops)
-    for _, stage in groupby(enumerate(ops), key=lambda item: _stage_of(item[1])):
+    for _, wave in groupby(enumerate(ops), key=lambda item: _wave_of(item[1])):
         batches: dict[str | int, list[tuple[int, Op]]] = {}
-        for index, op in stage:
+        for index, op in wave:
             if index in results:
                 continue
             if reason := _missing_reason(op, missing):
@@ -110,8 +111,16 @@ def settle(sessions: Sessions, links: Iterable[Key]) -> None:
             sessions.get(netns).netlink.request([rtnetlink.link_get(name) for name in names])
 
 
-def _stage_of(op: Op) -> tuple[type, type, str, bool]:
-    return type(op), type(op.object), op.attribute if isinstance(op, SetLink) else "", _needs_call(op)
+def _wave_of(op: Op) -> tuple[type, type, bool] | None:
+    """What has to go apart from all others; None for what goes in one wave, whatever it is."""
+    if isinstance(op.object, Netns | NftElement | NftTable | Sysctl) or _is_about_links(op):
+        return type(op), type(op.object), _needs_call(op)
+    return None
+
+
+def _is_about_links(op: Op) -> bool:
+    """Whether links come or go, in one namespace and perhaps in another."""
+    return isinstance(op.object, Link) and not isinstance(op, SetLink)
 
 
 def _needs_call(op: Op) -> bool:
@@ -142,6 +151,9 @@ def _result(op: Op, answer: Answer, missing: dict[Key, str]) -> OpResult:
         errno.EADDRNOTAVAIL,
     ):
         return OpResult(op=op, outcome="done", reason="was gone already")
+    if reason := _missing_reason(op, missing):  # what it stands on failed in the same wave
+        missing |= dict.fromkeys(_keys_of(op), reason)
+        return OpResult(op=op, outcome="skipped", reason=reason)
     if isinstance(op, Create):
         missing |= dict.fromkeys(_keys_of(op), answer.text or os.strerror(answer.errno))
     return OpResult.failed(op, answer.errno, answer.text)
@@ -162,9 +174,14 @@ def _apply_batch(sessions: Sessions, batch: list[tuple[int, Op]]) -> list[Answer
         return nft_sets.apply_elements(session, ops)
     if _needs_call(first):
         return [_answer(lambda op=op: _apply_by_call(session, op)) for op in ops]  # type: ignore[misc]
-    answers = _apply_by_netlink(session, ops)
-    if isinstance(first.object, Link) and not isinstance(first, SetLink):
-        sessions.forget_links()  # a veth comes and goes with an end in another namespace
+    if session.removes_quickly and isinstance(first, Delete) and isinstance(first.object, Link):
+        answers = _remove_links(session, [op.object.name for op in ops if isinstance(op.object, Link)])
+    else:
+        answers = _apply_by_netlink(session, ops)
+    if isinstance(first, Create) and isinstance(first.object, Link):
+        sessions.forget_those([key for op in ops if isinstance(op, Create) for key in op.made_keys])
+    elif isinstance(first, Delete) and isinstance(first.object, Link):
+        sessions.forget_links()  # a veth goes with an end in another namespace
     return answers
 
 
@@ -224,6 +241,15 @@ def _apply_by_netlink(session: Session, ops: list[Op]) -> list[Answer]:
     return [answers[index] for index in range(len(ops))]
 
 
+def _remove_links(session: Session, names: list[str]) -> list[Answer]:
+    ifindexes: dict[str, int] = {}
+    for name in names:
+        with contextlib.suppress(OSError):  # it is gone already
+            ifindexes[name] = session.ifindex(name)
+    answers = dict(zip(ifindexes, session.remover.remove(list(ifindexes.values())), strict=True)) if ifindexes else {}
+    return [answers.get(name, Answer(errno.ENODEV)) for name in names]
+
+
 class _Package:
     """Messages on their way into one namespace, with the files that they refer to."""
 
@@ -241,7 +267,7 @@ class _Package:
             if error.errno != errno.ENODEV or last_try or not self._holds_links:
                 raise
             return False
-        self._holds_links |= isinstance(op.object, Link) and not isinstance(op, SetLink)
+        self._holds_links |= _is_about_links(op)
         return True
 
     def send(self) -> dict[int, Answer]:
@@ -318,6 +344,8 @@ def _encode_set_link(session: Session, op: SetLink) -> Request:
             return rtnetlink.link_set(ifindex, mac=link.mac)
         case "alias":
             return rtnetlink.link_set(ifindex, alias=link.alias)
+        case "hairpin":
+            return rtnetlink.link_set(ifindex, hairpin=link.hairpin)
         case "up":
             return rtnetlink.link_set(ifindex, up=link.up)
 

@@ -36,6 +36,22 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     """(namespace, link) of the links whose neighbours and forwarding entries these two mean; None for all links."""
     nexthops: bool = False
     rules: bool = False
+    links: dict[str, frozenset[str]] = {}
+    """By namespace, the only links that are looked at there, with their addresses and routes; elsewhere it is all."""
+    nft_elements: frozenset[NftElement] = frozenset()
+    """Elements that are asked for one by one, beside the sets that are read whole."""
+
+    @classmethod
+    def around(cls, desired: DesiredState, owned: Owned | None = None, crowded: str = "") -> Scope:
+        """As ``of``, for what stands among thousands of others: of the namespace ``crowded`` just what these two name."""
+        owned = owned or Owned()
+        whole = cls.of(desired, owned)
+        keys = {*owned.keys, *desired.by_key}
+        elements = {NftElement.of_key(key) for key in keys if key[0] == "nft-element"}
+        links = frozenset(str(key[2]) for key in keys if key[0] == "link" and key[1] == crowded)
+        return msgspec.structs.replace(
+            whole, links={crowded: links}, nft_sets=frozenset(), nft_elements=frozenset(elements)
+        )
 
     @classmethod
     def of(cls, desired: DesiredState, owned: Owned | None = None) -> Scope:

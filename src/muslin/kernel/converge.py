@@ -7,7 +7,7 @@ about to own, so that whatever happens next, clean-up knows what is ours. Afterw
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from muslin.kernel.base import Kernel, Scope, Witness
@@ -46,9 +46,15 @@ class MemoryJournal:
         self._owned = owned
 
 
-def plan_ops(kernel: Kernel, desired: DesiredState, owned: Owned) -> tuple[Snapshot, tuple[Op, ...]]:
+ScopeOf = Callable[[DesiredState, Owned], Scope]
+"""How much to look at: ``Scope.of``, or ``Scope.around`` for what stands among thousands of others."""
+
+
+def plan_ops(
+    kernel: Kernel, desired: DesiredState, owned: Owned, scope_of: ScopeOf = Scope.of
+) -> tuple[Snapshot, tuple[Op, ...]]:
     """What ``converge`` would do, and the snapshot that says so. Changes nothing."""
-    observed = kernel.observe(Scope.of(desired, owned))
+    observed = kernel.observe(scope_of(desired, owned))
     return observed, diff(desired, observed, owned)
 
 
@@ -59,22 +65,28 @@ def converge(
     witness: Witness | None = None,
     *,
     one_by_one: bool = False,
+    scope_of: ScopeOf = Scope.of,
 ) -> Report:
     """Make the kernel agree with ``desired``; one result for each operation that was needed."""
     journal = journal or MemoryJournal()
-    results = _one_pass(kernel, desired, journal, witness, one_by_one)
+    results = _one_pass(kernel, desired, journal, witness, one_by_one, scope_of)
     removed = any(result.outcome == "done" and isinstance(result.op, Delete) for result in results)
     if removed and any(result.outcome != "done" for result in results):
         # New comes ahead of old; what the old stood in the way of has its chance now.
         done = [result for result in results if result.outcome == "done"]
-        results = [*done, *_one_pass(kernel, desired, journal, witness, one_by_one)]
+        results = [*done, *_one_pass(kernel, desired, journal, witness, one_by_one, scope_of)]
     return Report(tuple(results))
 
 
 def _one_pass(
-    kernel: Kernel, desired: DesiredState, journal: Journal, witness: Witness | None, one_by_one: bool
+    kernel: Kernel,
+    desired: DesiredState,
+    journal: Journal,
+    witness: Witness | None,
+    one_by_one: bool,
+    scope_of: ScopeOf,
 ) -> list[OpResult]:
-    observed, ops = plan_ops(kernel, desired, journal.owned)
+    observed, ops = plan_ops(kernel, desired, journal.owned, scope_of)
     journal.record(_ownership(journal.owned.with_marks(observed), desired, observed, ops))
     results = kernel.apply(ops, witness, one_by_one=one_by_one)
     _record_outcome(journal, desired, results)

@@ -70,6 +70,8 @@ class FakeKernel:
     @staticmethod
     def _in_scope(obj: AnyObject, scope: Scope) -> bool:
         match obj:
+            case Link() | Address() | Route() if obj.netns in scope.links:
+                return (obj.name if isinstance(obj, Link) else obj.link) in scope.links[obj.netns]
             case Neighbour() | FdbEntry():
                 place = (obj.netns, obj.link)
                 asked = scope.neighbours if isinstance(obj, Neighbour) else scope.fdb
@@ -81,7 +83,7 @@ class FakeKernel:
             case NftTable():
                 return (obj.netns, obj.family, obj.name) in scope.nft
             case NftElement():
-                return (obj.netns, obj.family, obj.table, obj.set) in scope.nft_sets
+                return obj in scope.nft_elements or (obj.netns, obj.family, obj.table, obj.set) in scope.nft_sets
         return True
 
     def apply(self, ops: Sequence[Op], witness: Witness | None = None, *, one_by_one: bool = False) -> list[OpResult]:
@@ -161,6 +163,7 @@ class FakeKernel:
             mac=link.mac or "",
             alias="",
             master="",
+            hairpin=False,
             up=False,
         )
         self.objects[made.key] = made

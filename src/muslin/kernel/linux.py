@@ -15,10 +15,10 @@ from muslin.model.state import Snapshot
 
 
 class LinuxKernel:
-    """Linux, all namespaces from this one process."""
+    """Linux, all namespaces from this one process. ``removes_quickly``: see ``kernel.removal``."""
 
-    def __init__(self) -> None:
-        self.sessions = Sessions()
+    def __init__(self, *, removes_quickly: bool = False) -> None:
+        self.sessions = Sessions(removes_quickly=removes_quickly)
 
     @property
     def ports(self) -> OwnPorts:

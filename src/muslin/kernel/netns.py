@@ -4,13 +4,15 @@ Theory of operation: a name is a file below /run/netns on which the namespace is
 does it, so that ``ip netns`` and Muslin see the same namespaces. A process with threads must not wander between
 namespaces; therefore work inside of one is done by a throw-away thread that enters, opens what is needed (a socket,
 a directory of /proc/sys/net) and ends. What it opened stays in that namespace for good, and is then used from
-outside. The empty name stands for the namespace that this process runs in.
+outside. The empty name stands for the namespace that this process runs in. A name that begins with a slash is the path
+of a namespace that somebody else has: ``/proc/1234/ns/net``, or ``/proc/self/fd/7`` for a descriptor that was handed over.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import threading
 from collections.abc import Callable
@@ -34,7 +36,9 @@ Result = TypeVar("Result")
 
 
 def path_of(name: str) -> str:
-    """The file that holds the namespace ``name``; /proc for the own one."""
+    """The file that holds the namespace ``name``; /proc for the own one, and a path is the name of its file."""
+    if name.startswith("/"):
+        return name
     return f"{NETNS_DIRECTORY}/{name}" if name else "/proc/self/ns/net"
 
 
@@ -58,7 +62,13 @@ def inode_of(name: str) -> int | None:
     except FileNotFoundError:
         return None
     # A file left behind by a crash between its creation and the mount is no namespace: nsfs has its own device.
-    return status.st_ino if status.st_dev == os.stat("/proc/self/ns/net").st_dev else None
+    return status.st_ino if status.st_dev == _device() else None
+
+
+@functools.cache
+def _device() -> int:
+    """The device number of the file system of namespaces, which is one for all (nsfs, fs/nsfs.c)."""
+    return os.stat("/proc/self/ns/net").st_dev
 
 
 def in_thread(function: Callable[[], Result]) -> Result:

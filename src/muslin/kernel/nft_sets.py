@@ -32,6 +32,17 @@ def has_table(session: Session, family: str, table: str) -> bool:
     return True
 
 
+def read_element(session: Session, element: NftElement) -> bool:
+    """Whether a set has this element; it has not where there is no such set."""
+    try:
+        session.netfilter.ask(nftables.element_get(element.family, element.table, element.set, element.address))
+    except OSError as error:
+        if error.errno not in NO_TABLE_ERRNOS:
+            raise
+        return False
+    return True
+
+
 def read_elements(session: Session, family: str, table: str, name: str) -> list[NftElement]:
     """All addresses in a set; none when there is no such set."""
     try:

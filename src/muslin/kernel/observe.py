@@ -33,11 +33,11 @@ def observe(sessions: Sessions, scope: Scope) -> Snapshot:
             continue
         if netns:
             objects.append(Netns(netns=netns))
-        links[netns] = session.links()
+        links[netns] = session.links_called(scope.links[netns]) if netns in scope.links else session.links()
         objects += _observe_tables(session, scope, {link.ifindex: link.name for link in links[netns]})
     peers = _PeerFinder(sessions, links)
     for netns, records in links.items():
-        objects += _link_objects(netns, records, peers)
+        objects += _link_objects(sessions.get(netns), records, peers)
     objects += _observe_sysctls(sessions, scope, set(links))
     for netns, family, table in scope.nft:
         if netns in links and (found := nft.read_table(sessions.get(netns), family, table)):
@@ -45,6 +45,9 @@ def observe(sessions: Sessions, scope: Scope) -> Snapshot:
     for netns, family, table, name in scope.nft_sets:
         if netns in links:
             objects += nft_sets.read_elements(sessions.get(netns), family, table, name)
+    for element in scope.nft_elements:
+        if element.netns in links and nft_sets.read_element(sessions.get(element.netns), element):
+            objects.append(element)
     return Snapshot.of(objects)
 
 
@@ -57,7 +60,9 @@ def _dump(session: Session, request: Request) -> Iterator[object]:
 
 def _observe_tables(session: Session, scope: Scope, names: dict[int, str]) -> Iterator[AnyObject]:
     netns = session.netns
-    requests = [rtnetlink.address_dump(), rtnetlink.route_dump(0)]
+    requests = []
+    for ifindex in names if netns in scope.links else (0,):
+        requests += [rtnetlink.address_dump(ifindex=ifindex), rtnetlink.route_dump(ifindex=ifindex)]
     requests += [rtnetlink.nexthop_dump()] if scope.nexthops else []
     requests += [rtnetlink.rule_dump(0)] if scope.rules else []
     for ifindex in _entry_ifindexes(netns, scope, names):
@@ -76,11 +81,18 @@ def _entry_ifindexes(netns: str, scope: Scope, names: dict[int, str]) -> list[in
     return [ifindex for ifindex, name in names.items() if (netns, name) in scope.entry_links]
 
 
-def _link_objects(netns: str, records: list[LinkRecord], peers: _PeerFinder) -> Iterator[Link]:
+def _link_objects(session: Session, records: list[LinkRecord], peers: _PeerFinder) -> Iterator[Link]:
     names = {record.ifindex: record.name for record in records}
+    names |= {number: session.name_of(number) for number in _others_named(records) - names.keys()}
     for record in records:
-        far_end = peers.find(netns, record) if record.kind == "veth" else UNKNOWN_END
-        yield link_of(netns, record, names, far_end)
+        far_end = peers.find(session.netns, record) if record.kind == "veth" else UNKNOWN_END
+        yield link_of(session.netns, record, names, far_end)
+
+
+def _others_named(records: list[LinkRecord]) -> set[int]:
+    """The numbers of the links that these stand on or belong to."""
+    below = {record.vxlan.device_ifindex for record in records if record.vxlan}
+    return ({record.master_ifindex for record in records} | below) - {0}
 
 
 class _PeerFinder:

@@ -121,6 +121,7 @@ def link_of(netns: str, record: LinkRecord, names: Mapping[int, str], far_end: t
         mac=record.mac or "",
         alias=record.alias or "",
         master=names.get(record.master_ifindex or 0, ""),
+        hairpin=record.hairpin,
         up=record.up,
     )
 

@@ -107,13 +107,17 @@ LinkOptions = Loopback | Veth | Bridge | Tun | Vxlan | OtherKind
 LINK_MARK = "muslin:"
 """How the alias of a link begins that an agent made: on a host shared with others, it is ours by that alone."""
 
-LinkAttribute = Literal["mtu", "mac", "alias", "master", "up"]
-LINK_ATTRIBUTES: tuple[LinkAttribute, ...] = ("mtu", "mac", "alias", "master", "up")
+LinkAttribute = Literal["mtu", "mac", "alias", "master", "hairpin", "up"]
+LINK_ATTRIBUTES: tuple[LinkAttribute, ...] = ("mtu", "mac", "alias", "master", "hairpin", "up")
 """The attributes that change on a living link, in the order in which they are best set."""
 
 
 class Link(KernelObject, frozen=True, kw_only=True):
-    """A network interface. ``master`` is the bridge that it is a port of, "" for none; ``mtu`` in bytes."""
+    """A network interface. ``master`` is the bridge that it is a port of, "" for none; ``mtu`` in bytes.
+
+    ``hairpin``: whether the bridge may send a frame out of the port that it came in by, as a container that reaches
+    itself by an address of the node's makes necessary (bridge(8)).
+    """
 
     name: str
     options: LinkOptions
@@ -121,6 +125,7 @@ class Link(KernelObject, frozen=True, kw_only=True):
     mac: str | None = None
     alias: str | None = None
     master: str | None = None
+    hairpin: bool | None = None
     up: bool | None = None
 
     stage: ClassVar[int] = 10
@@ -161,6 +166,7 @@ class Link(KernelObject, frozen=True, kw_only=True):
             "mac": f"address {value}",
             "alias": f"alias {shlex.quote(str(value))}",
             "master": f"master {value}" if value else "nomaster",
+            "hairpin": f"type bridge_slave hairpin {'on' if value else 'off'}",
             "up": "up" if value else "down",
         }[attribute]
         return ip_command(self.netns, f"link set {self.name} {words}")

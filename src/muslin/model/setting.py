@@ -12,7 +12,9 @@ import msgspec
 from muslin.model.objects import KernelObject, Key, inside, inside_netns, link_key
 
 # Without flags: ranges and elements that time out are more than an address.
-_ADDRESS_SET = re.compile(r"^set (\S+) \{\ntype (ipv4_addr|ipv6_addr)\n\}$", re.MULTILINE)
+_ADDRESS_SET = re.compile(
+    r"^set (\S+) \{\ntype (ipv4_addr|ipv6_addr|ifname \. (?:ether_addr|ipv4_addr|ipv6_addr))\n\}$", re.MULTILINE
+)
 
 NftFamily = Literal["ip", "ip6", "inet", "arp", "bridge", "netdev"]
 
@@ -82,7 +84,7 @@ class NftTable(KernelObject, frozen=True, kw_only=True):
 
     @property
     def address_sets(self) -> dict[str, str]:
-        """The type of each set that holds single addresses, which are objects of their own (``NftElement``)."""
+        """The type of each set of single elements, which are objects of their own (``NftElement``)."""
         return dict(_ADDRESS_SET.findall(self.text))
 
     def sets_kept_from(self, before: Self) -> frozenset[str]:
@@ -119,7 +121,10 @@ class NftTable(KernelObject, frozen=True, kw_only=True):
 
 
 class NftElement(KernelObject, frozen=True, kw_only=True):
-    """An address in a set of an nftables table: apart from the table, since large sets change one by one (nft(8))."""
+    """An element of a set of an nftables table: apart from the table, since large sets change one by one (nft(8)).
+
+    ``address`` is an address, or an interface with an address or a MAC, ``eth0 . 10.0.0.2``.
+    """
 
     family: NftFamily
     table: str
@@ -127,6 +132,12 @@ class NftElement(KernelObject, frozen=True, kw_only=True):
     address: str
 
     stage: ClassVar[int] = 61
+
+    @classmethod
+    def of_key(cls, key: Key) -> Self:
+        """The element of this key, which says all of it."""
+        _, netns, family, table, name, address = map(str, key)
+        return cls(netns=netns, family=family, table=table, set=name, address=address)  # type: ignore[arg-type]
 
     @property
     def key(self) -> Key:

@@ -213,7 +213,7 @@ def _link_ops(obj: Link, there: Link | None, made: set[Key], owned: Owned) -> It
 
 def _as_created(obj: Link, by_peer: bool) -> Link:
     """The link as it is right after its creation: down, no port; size and MAC come with its own message only."""
-    fresh = msgspec.structs.replace(obj, up=False, alias="", master="")
+    fresh = msgspec.structs.replace(obj, up=False, alias="", master="", hairpin=False)
     if by_peer or isinstance(obj.options, Tun):
         return msgspec.structs.replace(fresh, mtu=None, mac=None)
     return fresh

@@ -4,6 +4,9 @@ Theory of operation: tables and rules go through the ``nft`` program as text, wh
 cannot: the program reads it whole before it changes one element. So elements have messages of their own. Changes to
 nftables come as a batch (nfnetlink): a begin message, the changes, an end message, all or none of them. Constants are
 from uapi/linux/netfilter/{nfnetlink,nf_tables}.h.
+
+An element is an address, or the name of an interface with an address or a MAC: ``eth0 . 10.0.0.2``, as nft(8) writes
+concatenations. Each field takes whole registers of four bytes, so the length of a key tells which of these it is.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from muslin.wire.netlink import (
     read_text,
     unpack,
 )
-from muslin.wire.rtnetlink_values import Request, pack_address, unpack_address
+from muslin.wire.rtnetlink_values import NAME_BYTES, Request, pack_address, pack_mac, unpack_address
 
 FAMILY_NUMBERS = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}  # NFPROTO_*
 
@@ -49,6 +52,11 @@ LIST_ELEM = 1
 ELEM_KEY = 1
 DATA_VALUE = 1
 
+INTERFACE_BYTES = 16  # IFNAMSIZ: the field of an interface's name in a key
+MAC_BYTES = 6
+JOINT = " . "
+"""Between the fields of a concatenation (nft(8))."""
+
 _HEADER = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
 
 
@@ -68,14 +76,19 @@ def table_dump() -> Request:
     return Request(GET_TABLE, NLM_F_DUMP, _HEADER.pack(0, 0, 0))
 
 
-def element_add(family: str, table: str, set_name: str, address: str) -> Request:
-    """Put an address into a set; one that is in it already stays there."""
-    return Request(NEW_ELEMENT, NLM_F_CREATE, _encode(family, table, set_name, address))
+def element_add(family: str, table: str, set_name: str, element: str) -> Request:
+    """Put an element into a set; one that is in it already stays there."""
+    return Request(NEW_ELEMENT, NLM_F_CREATE, _encode(family, table, set_name, element))
 
 
-def element_delete(family: str, table: str, set_name: str, address: str) -> Request:
-    """Take an address out of a set; ENOENT when it is not in it."""
-    return Request(DELETE_ELEMENT, 0, _encode(family, table, set_name, address))
+def element_delete(family: str, table: str, set_name: str, element: str) -> Request:
+    """Take an element out of a set; ENOENT when it is not in it."""
+    return Request(DELETE_ELEMENT, 0, _encode(family, table, set_name, element))
+
+
+def element_get(family: str, table: str, set_name: str, element: str) -> Request:
+    """Ask for one element of a set; ENOENT when it is not in it."""
+    return Request(GET_ELEMENT, 0, _encode(family, table, set_name, element))
 
 
 def element_dump(family: str, table: str, set_name: str) -> Request:
@@ -84,15 +97,15 @@ def element_dump(family: str, table: str, set_name: str) -> Request:
 
 
 def parse_elements(message: Message) -> list[str]:
-    """The addresses in one answer to ``element_dump``; elements of other kinds are left out."""
+    """The elements in one answer to ``element_dump``; those of other kinds are left out."""
     if message.kind != NEW_ELEMENT:
         return []
     attributes = parse_attributes(message.payload, _HEADER.size)
     found = []
     for element in _list_items(attributes.get(ELEM_LIST_ELEMENTS, b"")):
         key = parse_attributes(parse_attributes(element).get(ELEM_KEY, b"")).get(DATA_VALUE, b"")
-        if len(key) in (4, 16):
-            found.append(unpack_address(key))
+        if (text := _unpack_key(key)) is not None:
+            found.append(text)
     return found
 
 
@@ -127,10 +140,32 @@ def _encode_place(family: str, table: str, set_name: str) -> bytes:
     )
 
 
-def _encode(family: str, table: str, set_name: str, address: str) -> bytes:
-    key = encode_nested(ELEM_KEY | NLA_F_NESTED, encode_attribute(DATA_VALUE, pack_address(address)[1]))
-    element = encode_nested(LIST_ELEM | NLA_F_NESTED, key)
-    return _encode_place(family, table, set_name) + encode_nested(ELEM_LIST_ELEMENTS | NLA_F_NESTED, element)
+def _encode(family: str, table: str, set_name: str, element: str) -> bytes:
+    key = encode_nested(ELEM_KEY | NLA_F_NESTED, encode_attribute(DATA_VALUE, _pack_key(element)))
+    item = encode_nested(LIST_ELEM | NLA_F_NESTED, key)
+    return _encode_place(family, table, set_name) + encode_nested(ELEM_LIST_ELEMENTS | NLA_F_NESTED, item)
+
+
+def _pack_key(element: str) -> bytes:
+    """The bytes of an element; ValueError for what is none of the kinds that the head of this file names."""
+    interface, joint, rest = element.rpartition(JOINT)
+    if not joint:
+        return pack_address(rest)[1]
+    name = interface.encode()
+    if not 0 < len(name) <= NAME_BYTES:
+        raise ValueError(f"{element!r}: an interface name of 1 to {NAME_BYTES} bytes expected before the dot")
+    is_mac = len(rest) == 17 and rest.count(":") == MAC_BYTES - 1 and "::" not in rest
+    address = pack_mac(rest) + b"\0\0" if is_mac else pack_address(rest)[1]
+    return name.ljust(INTERFACE_BYTES, b"\0") + address
+
+
+def _unpack_key(key: bytes) -> str | None:
+    if len(key) in (4, 16):
+        return unpack_address(key)
+    if len(key) not in (INTERFACE_BYTES + 4, INTERFACE_BYTES + 8, INTERFACE_BYTES + 16):
+        return None
+    name, rest = key[:INTERFACE_BYTES].rstrip(b"\0").decode(errors="replace"), key[INTERFACE_BYTES:]
+    return f"{name}{JOINT}{rest[:MAC_BYTES].hex(':') if len(rest) == 8 else unpack_address(rest)}"
 
 
 def _list_items(payload: bytes) -> list[bytes]:

@@ -29,6 +29,7 @@ from muslin.wire.rtnetlink_link import (
     link_delete,
     link_dump,
     link_get,
+    link_group_delete,
     link_set,
     parse_link,
 )
@@ -148,6 +149,7 @@ __all__ = [
     "link_delete",
     "link_dump",
     "link_get",
+    "link_group_delete",
     "link_set",
     "neighbour_add",
     "neighbour_delete",

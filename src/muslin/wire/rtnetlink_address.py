@@ -99,9 +99,12 @@ def address_delete(ifindex: int, address: str) -> Request:
     return Request(RTM_DELADDR, 0, _encode(ifindex, address, flags=0, scoped=False))
 
 
-def address_dump(family: int = 0) -> Request:
-    """Ask for all addresses, of one family or (0) of both."""
-    return Request(RTM_GETADDR, NLM_F_DUMP, pack(_HEADER, _WHAT, family, 0, 0, 0, 0))
+def address_dump(family: int = 0, ifindex: int = 0) -> Request:
+    """Ask for all addresses, of one family or (0) of both, on one device or (0) on all.
+
+    `ifindex` is obeyed only on a socket with NETLINK_GET_STRICT_CHK.
+    """
+    return Request(RTM_GETADDR, NLM_F_DUMP, pack(_HEADER, _WHAT, family, 0, 0, 0, ifindex))
 
 
 def parse_address(payload: bytes) -> AddressRecord | None:

@@ -64,6 +64,8 @@ IFLA_IFALIAS = 20
 IFLA_IFNAME = 3
 IFLA_INFO_DATA = 2
 IFLA_INFO_KIND = 1
+IFLA_INFO_SLAVE_DATA = 5
+IFLA_INFO_SLAVE_KIND = 4
 IFLA_LINK = 5
 IFLA_LINKINFO = 18
 IFLA_LINK_NETNSID = 37
@@ -71,6 +73,8 @@ IFLA_MASTER = 10
 IFLA_MTU = 4
 IFLA_NET_NS_FD = 28
 IFLA_STATS64 = 23
+
+IFLA_BRPORT_MODE = 4  # linux/if_link.h: inside IFLA_INFO_SLAVE_DATA of a bridge's port
 
 # linux/if_link.h: inside IFLA_INFO_DATA
 IFLA_TUN_TYPE = 3
@@ -143,6 +147,7 @@ class LinkRecord(msgspec.Struct, frozen=True, gc=False):
     link_netnsid: int | None = None  # None = this namespace
     vxlan: VxlanInfo | None = None
     tun_type: str = ""  # "tun" or "tap" where kind is "tun"
+    hairpin: bool = False  # a bridge's port sends frames back by where they came in
     statistics: LinkStatistics | None = None  # a message need not carry them
     flags: int = 0  # IFF_*
 
@@ -191,11 +196,15 @@ def link_set(
     mac: str | None = None,
     master_ifindex: int | None = None,
     alias: str | None = None,
+    hairpin: bool | None = None,
     name: str | None = None,
     group: int | None = None,
     netns_fd: int | None = None,
 ) -> Request:
-    """Change what is given, leave the rest. `master_ifindex` 0 takes it off its bridge, alias '' is none."""
+    """Change what is given, leave the rest. `master_ifindex` 0 takes it off its bridge, alias '' is none.
+
+    `hairpin` is of a bridge's port (IEEE 802.1Q "reflective relay"): whether frames may leave by where they came in.
+    """
     payload = _header(ifindex, up=up) + _settings(mtu, mac, master_ifindex, netns_fd, name)
     if alias is not None:
         data = alias.encode()
@@ -204,6 +213,10 @@ def link_set(
         payload += encode_attribute(IFLA_IFALIAS, data)
     if group is not None:
         payload += encode_u32(IFLA_GROUP, group)
+    if hairpin is not None:
+        port = encode_attribute(IFLA_INFO_SLAVE_KIND, b"bridge\0")
+        port += encode_nested(IFLA_INFO_SLAVE_DATA, encode_u8(IFLA_BRPORT_MODE, hairpin))
+        payload += encode_nested(IFLA_LINKINFO, port)
     return Request(RTM_NEWLINK, 0, payload)
 
 
@@ -212,14 +225,21 @@ def link_delete(ifindex: int) -> Request:
     return Request(RTM_DELLINK, 0, _header(ifindex))
 
 
+def link_group_delete(group: int) -> Request:
+    """Remove all devices of a group at once (rtnl_group_dellink); ENODEV when there is none in it."""
+    return Request(RTM_DELLINK, 0, _header() + encode_u32(IFLA_GROUP, group))
+
+
 def link_dump() -> Request:
     """Ask for all devices, with their counters (the kernel leaves out none but those of VFs)."""
     return Request(RTM_GETLINK, NLM_F_DUMP, _header())
 
 
-def link_get(name: str) -> Request:
-    """Ask for one device by name; the answer is one RTM_NEWLINK, or the error ENODEV."""
-    return Request(RTM_GETLINK, 0, _header() + encode_name(IFLA_IFNAME, name))
+def link_get(device: str | int) -> Request:
+    """Ask for one device by name or by number; the answer is one RTM_NEWLINK, or the error ENODEV."""
+    if isinstance(device, int):
+        return Request(RTM_GETLINK, 0, _header(device))
+    return Request(RTM_GETLINK, 0, _header() + encode_name(IFLA_IFNAME, device))
 
 
 def parse_link(payload: bytes) -> LinkRecord | None:
@@ -228,7 +248,7 @@ def parse_link(payload: bytes) -> LinkRecord | None:
     if family == AF_BRIDGE:
         return None
     attributes = parse_attributes(payload, _HEADER.size)
-    kind, data = _parse_information(attributes.get(IFLA_LINKINFO, b""))
+    kind, data, port = _parse_information(attributes.get(IFLA_LINKINFO, b""))
     return LinkRecord(
         ifindex=ifindex,
         name=read_text(attributes, IFLA_IFNAME),
@@ -245,6 +265,7 @@ def parse_link(payload: bytes) -> LinkRecord | None:
         link_netnsid=read_number(attributes, IFLA_LINK_NETNSID, S32) if IFLA_LINK_NETNSID in attributes else None,
         vxlan=_parse_vxlan(data) if kind == "vxlan" else None,
         tun_type=_TUN_TYPES.get(read_u8(data, IFLA_TUN_TYPE), "") if kind == "tun" else "",
+        hairpin=bool(read_u8(port, IFLA_BRPORT_MODE)),
         statistics=_parse_statistics(attributes.get(IFLA_STATS64)),
         flags=flags,
     )
@@ -299,12 +320,13 @@ def _outer_address(address: str | None, kind: int, kind6: int) -> bytes:
     return encode_attribute(kind if family == AF_INET else kind6, data)
 
 
-def _parse_information(payload: bytes) -> tuple[str, dict[int, bytes]]:
-    """Return (kind, attributes of that kind) of IFLA_LINKINFO; attributes only where a record has them."""
+def _parse_information(payload: bytes) -> tuple[str, dict[int, bytes], dict[int, bytes]]:
+    """Return (kind, attributes of that kind, those of a bridge's port) of IFLA_LINKINFO, where a record has them."""
     information = parse_attributes(payload)
     kind = read_text(information, IFLA_INFO_KIND)
     data = information.get(IFLA_INFO_DATA, b"") if kind in ("vxlan", "tun") else b""
-    return kind, parse_attributes(data)
+    is_port = read_text(information, IFLA_INFO_SLAVE_KIND) == "bridge"
+    return kind, parse_attributes(data), parse_attributes(information[IFLA_INFO_SLAVE_DATA]) if is_port else {}
 
 
 def _parse_vxlan(data: dict[int, bytes]) -> VxlanInfo:

@@ -188,14 +188,17 @@ def route_delete(
     return Request(RTM_DELROUTE, 0, payload)
 
 
-def route_dump(family: int = 0, *, table: int = 0, protocol: int = 0, cached: bool = False) -> Request:
+def route_dump(
+    family: int = 0, *, table: int = 0, protocol: int = 0, ifindex: int = 0, cached: bool = False
+) -> Request:
     """Ask for the routes of a family, or (0) of all; with `cached` for what was learned of single destinations.
 
-    `table` and `protocol` (0 = any) are obeyed only on a socket with NETLINK_GET_STRICT_CHK; naming an IPv4
-    table that does not exist yet is an error there (ENOENT).
+    `table`, `protocol` and the device `ifindex` (0 = any) are obeyed only on a socket with NETLINK_GET_STRICT_CHK;
+    naming an IPv4 table that does not exist yet is an error there (ENOENT).
     """
     payload = pack(_HEADER, _WHAT, family, 0, 0, 0, 0, protocol, 0, 0, RTM_F_CLONED if cached else 0)
-    return Request(RTM_GETROUTE, NLM_F_DUMP, payload + encode_u32(RTA_TABLE, table) if table else payload)
+    payload += encode_u32(RTA_TABLE, table) if table else b""
+    return Request(RTM_GETROUTE, NLM_F_DUMP, payload + encode_u32(RTA_OIF, ifindex) if ifindex else payload)
 
 
 def route_get(
