@@ -75,7 +75,7 @@ class NftTable(KernelObject, frozen=True, kw_only=True):
     name: str
     text: str
 
-    stage: ClassVar[int] = 60
+    stage: ClassVar[int] = 21
 
     @property
     def key(self) -> Key:
@@ -131,7 +131,7 @@ class NftElement(KernelObject, frozen=True, kw_only=True):
     set: str
     address: str
 
-    stage: ClassVar[int] = 61
+    stage: ClassVar[int] = 22
 
     @classmethod
     def of_key(cls, key: Key) -> Self:
