@@ -19,6 +19,7 @@ import msgspec
 
 from muslin.model.address import FAMILIES, HOST_BITS, Family, family_of, prefix_length
 from muslin.model.config import NetworkConfig, SubnetPool, span_of
+from muslin.wire.json_text import show
 
 DEFAULT_BACKEND = "udp"  # parseBackendType: "if len(be) == 0"; flannel's configuration.md says vxlan, its code does not
 SUBNET_LENGTH_STEP = 2  # "Use +2": a network has at least four subnets, as the first one is not used
@@ -107,7 +108,7 @@ def _by_key(text: bytes) -> tuple[dict[str, Any], list[str]]:
     except msgspec.DecodeError as error:
         raise ValueError(f"the network configuration is not JSON: {error}") from None
     if not isinstance(given, dict):
-        raise ValueError(f"the network configuration is {_shown(given)}; expected a JSON object such as {_EXAMPLE}")
+        raise ValueError(f"the network configuration is {show(given)}; expected a JSON object such as {_EXAMPLE}")
     known = {_SPELLINGS[key.casefold()]: value for key, value in given.items() if key.casefold() in _SPELLINGS}
     unknown = [key for key in given if key.casefold() not in _SPELLINGS]
     return {key: value for key, value in known.items() if value is not None}, unknown
@@ -141,7 +142,7 @@ def _network(values: Mapping[str, Any], family: Family) -> str:
     except ValueError:
         network = ""
     if not network or family_of(network) != family or not 1 <= prefix_length(network) <= longest:
-        raise ValueError(f"{keys.network} is {_shown(given)}; expected {expected}")
+        raise ValueError(f"{keys.network} is {show(given)}; expected {expected}")
     return network
 
 
@@ -156,7 +157,7 @@ def _subnet_length(values: Mapping[str, Any], family: Family, network: str) -> i
         return max(limits.usual, shortest)
     if type(given) is not int or not shortest <= given <= limits.longest:
         raise ValueError(
-            f"{key} is {_shown(given)}; expected a whole number from {shortest} (four subnets of {network}) "
+            f"{key} is {show(given)}; expected a whole number from {shortest} (four subnets of {network}) "
             f"to {limits.longest} (four addresses)"
         )
     return given
@@ -169,12 +170,12 @@ def _boundary(values: Mapping[str, Any], key: str, network: str, length: int, de
     try:
         address = ipaddress.ip_address(given if isinstance(given, str) else _zero(given))
     except ValueError:
-        raise ValueError(f"{key} is {_shown(given)}; expected {expected}") from None
+        raise ValueError(f"{key} is {show(given)}; expected {expected}") from None
     number = int(address) or default
     first, last = span_of(network)
     right_family = int(address) == 0 or address.version == family
     if not right_family or not first <= number <= last or number % (1 << (HOST_BITS[family] - length)):
-        raise ValueError(f"{key} is {_shown(given)}; expected {expected}")
+        raise ValueError(f"{key} is {show(given)}; expected {expected}")
     return str(ipaddress.IPv6Address(number) if family == 6 else ipaddress.IPv4Address(number))
 
 
@@ -202,22 +203,16 @@ def _general(values: Mapping[str, Any], faults: list[str]) -> tuple[str, dict[st
 def _backend(given: object) -> tuple[str, dict[str, Any]]:
     """Type, in lower case as flannel looks it up, and the other options as they are written."""
     if not isinstance(given, dict):
-        raise ValueError(f'{BACKEND} is {_shown(given)}; expected an object such as {{"Type": "vxlan"}}')
+        raise ValueError(f'{BACKEND} is {show(given)}; expected an object such as {{"Type": "vxlan"}}')
     options = {key: value for key, value in given.items() if key.casefold() != "type"}
     backend = next((value for key, value in reversed(given.items()) if key.casefold() == "type"), None)
     if not isinstance(backend, str) or not backend:
-        raise ValueError(f'{BACKEND}.Type is {_shown(backend)}; expected the name of a backend, such as "vxlan"')
+        raise ValueError(f'{BACKEND}.Type is {show(backend)}; expected the name of a backend, such as "vxlan"')
     return backend.lower(), options
 
 
 def _boolean(values: Mapping[str, Any], key: str, default: bool) -> bool:
     given = values.get(key, default)
     if not isinstance(given, bool):
-        raise ValueError(f"{key} is {_shown(given)}; expected true or false")
+        raise ValueError(f"{key} is {show(given)}; expected true or false")
     return given
-
-
-def _shown(value: object) -> str:
-    """A value as it stands in the JSON, cut where it is long."""
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 60 else f"{text[:60]}..."
