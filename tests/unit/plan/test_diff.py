@@ -112,6 +112,7 @@ def test_creation_follows_what_things_stand_on() -> None:
         "Create link v",
         "SetLink link a master",
         "Create address n1",
+        "Create nft n1",  # before anything is up that it looks at
         "Replace sysctl n1",  # of the link: before it is up
         "SetLink link a up",
         "Create nexthop n1",
@@ -119,7 +120,6 @@ def test_creation_follows_what_things_stand_on() -> None:
         "Create fdb n1",
         "Create route n1",
         "Create rule n1",
-        "Create nft n1",
     ]
 
 
@@ -261,10 +261,10 @@ def test_removal_goes_against_the_order_of_creation() -> None:
     )
     eth0 = FOREIGN[0]
     assert words(diff(DesiredState(), seen(eth0, *things), owning(*things))) == [
-        "Delete nft ",
         "Delete rule ",
         "Delete route ",
         "Delete nexthop ",
+        "Delete nft ",
         "Delete address ",
     ]
 
@@ -358,8 +358,8 @@ def test_what_carries_our_mark_is_ours_without_a_record() -> None:
     table, element = things[-2:]
     assert words(diff(DesiredState(), observed, Owned(marked=True))) == ["Delete nft ", "Delete link vx"]
     assert diff(desired(marked, table), observed, Owned(marked=True)) == (
-        Delete(element),
         Delete(things[2]),
+        Delete(element),
         Delete(things[1]),
     )
     moved = msgspec.structs.replace(things[2], destination="10.0.0.3")
