@@ -43,7 +43,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def around(cls, desired: DesiredState, owned: Owned | None = None, crowded: str = "") -> Scope:
-        """As ``of``, for what stands among thousands of others: of the namespace ``crowded`` just what these two name."""
+        """As ``of``, for what stands among thousands of others: of the namespace ``crowded`` what these two name."""
         owned = owned or Owned()
         whole = cls.of(desired, owned)
         keys = {*owned.keys, *desired.by_key}

@@ -5,7 +5,8 @@ does it, so that ``ip netns`` and Muslin see the same namespaces. A process with
 namespaces; therefore work inside of one is done by a throw-away thread that enters, opens what is needed (a socket,
 a directory of /proc/sys/net) and ends. What it opened stays in that namespace for good, and is then used from
 outside. The empty name stands for the namespace that this process runs in. A name that begins with a slash is the path
-of a namespace that somebody else has: ``/proc/1234/ns/net``, or ``/proc/self/fd/7`` for a descriptor that was handed over.
+of a namespace that somebody else has: ``/proc/1234/ns/net``, or ``/proc/self/fd/7`` for a descriptor that was handed
+over.
 """
 
 from __future__ import annotations

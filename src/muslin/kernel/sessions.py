@@ -26,9 +26,7 @@ from muslin.wire.rtnetlink import LinkRecord
 class Session:
     """The doors of one namespace."""
 
-    def __init__(
-        self, netns: str, inode: int, ports: OwnPorts | None = None, *, removes_quickly: bool = False
-    ) -> None:
+    def __init__(self, netns: str, inode: int, ports: OwnPorts | None = None, *, removes_quickly: bool = False) -> None:
         self.removes_quickly = removes_quickly
         self.netns = netns
         self.inode = inode

@@ -7,6 +7,7 @@ IPv6. Whatever enters Muslin passes ``parse_address``, ``parse_prefix`` or ``par
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import socket
 from typing import Literal
@@ -66,6 +67,12 @@ def nth_address(prefix: str, index: int) -> str:
     if not 0 <= index < network.num_addresses:
         raise ValueError(f"{prefix} holds {network.num_addresses} addresses, number {index} is outside")
     return str(network[index])
+
+
+def stable_mac(*words: str) -> str:
+    """A locally administered unicast MAC (IEEE 802-2014 section 8.4) that is the same for the same words."""
+    octets = hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).digest()[:6]
+    return bytes([octets[0] & 0xFC | 0x02]).hex() + ":" + octets[1:].hex(":")
 
 
 def link_local_address(mac: str) -> str:

@@ -1,9 +1,9 @@
 """What containers may send: frames and packets of their own MAC and addresses, as one table for all of them.
 
-Theory of operation: the table ``muslin_cni`` looks at what comes out of cables whose name begins with ``CHECKED``. Three
-sets say what is allowed, by the name of the cable: its MAC, its IPv4 and its IPv6 addresses. A container is an element
-in each, so a packet costs the same lookup beside one other container as beside thousands. Ports of a bridge are seen
-by the family ``bridge``, where ARP is checked as well; cables that end in the node's own stack by ``inet``.
+Theory of operation: the table ``muslin_cni`` looks at what comes out of cables whose name begins with ``CHECKED``.
+Three sets say what is allowed, by the name of the cable: its MAC, its IPv4 and its IPv6 addresses. A container is an
+element in each, so a packet costs the same lookup beside one other container as beside thousands. Ports of a bridge are
+seen by the family ``bridge``, where ARP is checked as well; cables that end in the node's own stack by ``inet``.
 
 IPv6 link-local addresses and the unspecified one are let through (RFC 4861 needs them): they lead nowhere but to the
 other end, or to the ports of the same bridge. So are ARP probes, whose sender is 0.0.0.0 (RFC 5227). What is dropped is

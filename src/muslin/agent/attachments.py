@@ -1,0 +1,284 @@
+"""Real containers: connects them to this node's network and disconnects them, as a runtime asks through CNI.
+
+Theory of operation: everything here runs in one thread, which alone touches what is kept of containers and what the
+kernel has of them; the thread that looks after other nodes never waits for it, nor it for that one. An attachment is a
+``Reservation`` (``agent.reservations``), kept on disk from before the first change to the kernel to after the last, and
+what ``plan.attach`` makes of it:
+
+    ADD    reserve -> plan -> converge -> complete          what fails is undone by the same journal, then released
+    CHECK  reservation -> plan -> what converge would do, which is nothing where all is well
+    DEL    reservations -> their keys -> converge to nothing -> release       all that wait at once: they cost one
+    look   reservations -> what of them stands on the node -> put right; strays of ours go, the dead are released
+
+The kernel is looked at just around the cable in question (``Scope.around``), as there may be thousands. A node's cables
+carry the alias ``muslin-cni:ID/INTERFACE``, so that strays are known without a record; names alone say nothing.
+
+A reservation whose cable is gone, and whose namespace is no more, belongs to a container that died without a word: a
+reboot, say. Its runtime may still know it and start it again, and then it gets its addresses again; so it is kept while
+the runtime's own note of it is there (libcni's cache), for ``PATIENCE_S`` without one, and not at all when addresses
+run out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from muslin.agent.attachment_plan import (
+    OWN,
+    Netns,
+    NodeFacts,
+    attachment_of,
+    cable_key,
+    in_use,
+    inode_at,
+    is_inside,
+    is_left_to_others,
+    named,
+    node_keys,
+    ours_in,
+    outside_sentence,
+    refusal,
+    refuse_what_cannot_be,
+    result_of,
+    wanted,
+    wide_scope,
+)
+from muslin.agent.reservations import Reservation, Reservations
+from muslin.errors import MuslinError
+from muslin.kernel.base import Kernel, Scope
+from muslin.kernel.converge import MemoryJournal, converge, plan_ops
+from muslin.lease.addresses import AddressOutside, AddressTaken, PoolExhausted
+from muslin.model.kernel import AnyObject, Key, Link, NftElement
+from muslin.model.ops import Report
+from muslin.model.state import DesiredState, Owned, Snapshot
+from muslin.plan import attach, sources
+from muslin.plan.diff import diff
+from muslin.wire.cni import NetworkConf
+from muslin.wire.cni_call import Call
+from muslin.wire.cni_error import CniError, ErrorCode
+from muslin.wire.cni_result import Result, merge
+
+PATIENCE_S = 300.0
+CACHE = Path("/var/lib/cni/results")
+"""Where libcni notes each attachment that a runtime has, as NETWORK-ID-INTERFACE."""
+
+
+class Attachments:
+    """All containers of this node. ``clock`` tells seconds since the epoch; ``cache`` is the runtimes' own record."""
+
+    def __init__(
+        self, kernel: Kernel, reservations: Reservations, boot_id: str, clock: Callable[[], float], cache: Path = CACHE
+    ) -> None:
+        self._kernel, self._reservations, self._boot_id = kernel, reservations, boot_id
+        self._clock, self._cache = clock, cache
+        self._dead_since: dict[Key, float] = {}
+        """Reservations that nobody seems to need any more, and since when."""
+
+    # ---- ADD -------------------------------------------------------------------------------------------------
+
+    def add(self, call: Call, conf: NetworkConf, netns: Netns, facts: NodeFacts) -> Result:
+        """Connect a container; CniError, and then nothing is left of the attempt."""
+        refuse_what_cannot_be(conf, facts)
+        self._reservations.set_subnets(facts.subnets)
+        self._make_room(call, conf, netns)
+        reservation = self._reserve(wanted(call, conf, netns, facts, self._boot_id, self._clock()), conf)
+        attachment = attachment_of(reservation, facts, netns.name)
+        journal = MemoryJournal(Owned(marked=True))
+        report = converge(self._kernel, DesiredState(attach.plan(attachment)), journal, scope_of=Scope.around)
+        if not report.ok:
+            report = self._once_more(report, attachment, facts, journal)
+        if not report.ok:
+            converge(self._kernel, DesiredState(), journal, scope_of=Scope.around)
+            self._reservations.remove(reservation.key)
+            raise refusal(report, call)
+        self._reservations.complete(reservation.key)
+        return merge(conf.prev_result, result_of(reservation, facts, call, conf))
+
+    def _once_more(
+        self, report: Report, attachment: attach.Attachment, facts: NodeFacts, journal: MemoryJournal
+    ) -> Report:
+        """Where nothing but the packet filter was missing, have the node's own things put right, and try again."""
+        if any(not isinstance(result.op.object, NftElement) for result in (*report.failed, *report.skipped)):
+            return report
+        self.look(facts)
+        return converge(self._kernel, DesiredState(attach.plan(attachment)), journal, scope_of=Scope.around)
+
+    def _make_room(self, call: Call, conf: NetworkConf, netns: Netns) -> None:
+        """See to it that nothing stands of an earlier ADD; CniError when it is in use.
+
+        podman starts a container after a reboot with the id that it had, in another namespace, without a DEL before.
+        """
+        known = self._reservations.get(call.container_id, call.ifname)
+        if known is None:
+            return
+        if known.complete and known.netns_inode == netns.inode and self._has_cable(known):
+            if conf.prev_result and any(is_inside(one, call) for one in conf.prev_result.interfaces):
+                raise CniError(
+                    ErrorCode.BAD_CONFIG,
+                    f"the plugin {conf.type or 'muslin-cni'} stands twice in the list of network {conf.name!r}",
+                    "take one of the two out of the list",
+                )
+            raise in_use(call)
+        self._clear([known])
+
+    def _has_cable(self, reservation: Reservation) -> bool:
+        seen = self._kernel.observe(Scope(netns=(OWN,), links={OWN: frozenset([reservation.host_link])}))
+        return cable_key(reservation) in seen.objects
+
+    def _reserve(self, wanted: Reservation, conf: NetworkConf) -> Reservation:
+        try:
+            try:
+                return self._reservations.add(wanted, conf.addresses)
+            except PoolExhausted:
+                if not self._release_dead(in_need=True):
+                    raise
+                return self._reservations.add(wanted, conf.addresses)
+        except AddressTaken as error:
+            raise CniError(ErrorCode.ADDRESS_TAKEN, str(error), "ask for another address, or for none") from None
+        except AddressOutside as error:
+            raise CniError(
+                ErrorCode.BAD_CONFIG, str(error), "a node has addresses of its own subnet alone: muslin status shows it"
+            ) from None
+        except PoolExhausted as error:
+            raise CniError(
+                ErrorCode.TRY_AGAIN, str(error), "remove containers, or give the network larger subnets (SubnetLen)"
+            ) from None
+        except MuslinError as error:
+            raise CniError(ErrorCode.IO_FAILURE, error.what, error.hint or "") from None
+
+    # ---- DEL, GC ---------------------------------------------------------------------------------------------
+
+    def delete(self, keys: Sequence[tuple[str, str]]) -> None:
+        """Disconnect containers, by id and interface, those that are there; CniError when the kernel refuses."""
+        known = [found for key in keys if (found := self._reservations.get(*key))]
+        failures = self._clear(known)
+        self._forget(one for one in known if one.key not in failures)
+        if failures:
+            raise CniError(ErrorCode.KERNEL_REFUSED, "; ".join(failures.values()))
+
+    def collect(self, conf: NetworkConf) -> None:
+        """Disconnect all of this network that the runtime does not name as alive; CniError tells what stayed."""
+        alive = set(conf.valid_attachments or ())
+        gone = [one for one in self._reservations.all() if one.network == conf.name and one.key not in alive]
+        self.delete([one.key for one in gone])
+
+    def _clear(self, known: Sequence[Reservation]) -> dict[Key, str]:
+        """Take cables and elements of these off the kernel, at once; what was refused, by reservation."""
+        if not known:
+            return {}
+        owner = {key: one.key for one in known for key in node_keys(one)}
+        report = converge(
+            self._kernel, DesiredState(), MemoryJournal(Owned(keys=frozenset(owner))), scope_of=Scope.around
+        )
+        return {owner[result.op.key]: result.describe() for result in report.failed}
+
+    def _forget(self, gone: Iterable[Reservation]) -> None:
+        for one in gone:
+            self._reservations.remove(one.key)
+            self._dead_since.pop(one.key, None)
+
+    # ---- CHECK, STATUS ---------------------------------------------------------------------------------------
+
+    def check(self, call: Call, conf: NetworkConf, netns: Netns, facts: NodeFacts) -> None:
+        """CniError when what the ADD made is not as it was; changes nothing.
+
+        Later plugins may have given the interface another MAC or MTU (``prevResult`` says so), and others may have
+        added to it.
+        """
+        known = self._reservations.get(call.container_id, call.ifname)
+        if known is None or not known.complete:
+            raise CniError(ErrorCode.UNKNOWN_CONTAINER, f"{named(call)} is not connected by this node", "add it again")
+        previous = conf.prev_result or Result()
+        told = [ip.address for ip in previous.ips]
+        if told and (missing := [address for address in known.addresses if address not in told]):
+            raise CniError(
+                ErrorCode.BAD_CONFIG, f"{named(call)} has {' and '.join(missing)}, and prevResult tells of {told}"
+            )
+        attachment = attachment_of(known, facts, netns.name)
+        inside = next((one for one in previous.interfaces if is_inside(one, call)), None)
+        if inside is not None:
+            attachment = msgspec.structs.replace(
+                attachment, mac=inside.mac or attachment.mac, mtu=inside.mtu or attachment.mtu
+            )
+        desired = DesiredState(tuple(obj for obj in attach.plan(attachment) if not is_left_to_others(obj, attachment)))
+        _, ops = plan_ops(self._kernel, desired, Owned(marked=True), Scope.around)
+        if ops:
+            more = f", and {len(ops) - 1} more" if len(ops) > 1 else ""
+            raise CniError(
+                ErrorCode.KERNEL_REFUSED,
+                f"{named(call)} is not as it was made; missing: {ops[0].describe()}{more}",
+                "remove it and add it again",
+            )
+
+    def status(self, facts: NodeFacts) -> None:
+        """CniError when an ADD could not work now, or when containers that are there may not be reached."""
+        if facts.degraded:
+            raise CniError(ErrorCode.NOT_AVAILABLE_AND_LIMITED, facts.degraded, "muslin status tells more")
+        if facts.trouble:
+            raise CniError(ErrorCode.NOT_AVAILABLE, facts.trouble, "muslin status tells more")
+        self._reservations.set_subnets(facts.subnets)
+        full = [pool for pool in self._reservations.pools if pool.taken >= pool.total]
+        if full and not any(self._is_dead(one) for one in self._reservations.all()):
+            raise CniError(
+                ErrorCode.NOT_AVAILABLE,
+                str(PoolExhausted(full[0].subnet, full[0].total, full[0].taken)),
+                "remove containers, or give the network larger subnets (SubnetLen)",
+            )
+
+    def all(self) -> list[Reservation]:
+        """All containers that this node has, and had and keeps addresses for."""
+        return list(self._reservations.all())
+
+    # ---- looks -----------------------------------------------------------------------------------------------
+
+    def look(self, facts: NodeFacts) -> tuple[str, ...]:
+        """Put right what others have changed of it on the node, and release what is dead; what is wrong, in words."""
+        known = self.all()
+        seen = self._kernel.observe(wide_scope([one.host_link for one in known], facts))
+        living = [one for one in known if cable_key(one) in seen.objects]
+        table = [sources.table(OWN, facts.filter_family)] if any(one.spoof_check for one in living) else []
+        desired = DesiredState((*table, *(obj for one in living for obj in _on_the_node(one, seen, facts))))
+        results = self._kernel.apply(diff(desired, seen, ours_in(seen, (one.host_link for one in living))))
+        self._release_dead()
+        failed = [result.describe() for result in results if result.outcome == "failed"]
+        return (*failed[:1], *outside_sentence(known, facts))
+
+    def recover(self) -> None:
+        """Undo what an agent was at when it was killed: its runtime has been told that it failed."""
+        self.delete([one.key for one in self._reservations.all() if not one.complete])
+
+    def _release_dead(self, in_need: bool = False) -> bool:
+        """Release what nobody needs any more; whether there was any."""
+        now = self._clock()
+        dead = [one for one in self._reservations.all() if self._is_dead(one)]
+        since = {one.key: self._dead_since.get(one.key, now) for one in dead}
+        self._dead_since = dict(since)
+        gone = [one for one in dead if in_need or (now - since[one.key] >= PATIENCE_S and not self._is_noted(one))]
+        self._clear(gone)
+        self._forget(gone)
+        return bool(gone)
+
+    def _is_dead(self, one: Reservation) -> bool:
+        """Whether neither the cable nor the namespace of a container is there any more."""
+        if one.boot_id == self._boot_id and inode_at(one.netns_path) == one.netns_inode:
+            return False
+        return not self._has_cable(one)
+
+    def _is_noted(self, one: Reservation) -> bool:
+        return (self._cache / f"{one.network}-{one.container_id}-{one.ifname}").exists()
+
+
+def _on_the_node(one: Reservation, seen: Snapshot, facts: NodeFacts) -> list[AnyObject]:
+    """What is wanted on the node of a container that is there."""
+    there = seen.objects[cable_key(one)]
+    planned = attach.plan_node_side(attachment_of(one, facts))
+    # Which namespace the other end of the cable lies in cannot be seen from here.
+    return [
+        msgspec.structs.replace(obj, options=there.options)
+        if isinstance(obj, Link) and isinstance(there, Link)
+        else obj
+        for obj in planned
+    ]
