@@ -52,7 +52,7 @@ READ_BYTES = 65536
 
 def open_file(path: Path) -> sqlite3.Connection:
     """A connection to the store at ``path``, which is made if it is not there."""
-    _make(path)
+    make_file(path)
     deadline = time.monotonic() + OPEN_S
     while True:
         connection = sqlite3.connect(path, isolation_level=None, timeout=OPEN_S)
@@ -61,7 +61,7 @@ def open_file(path: Path) -> sqlite3.Connection:
             return connection
         except sqlite3.OperationalError as error:
             connection.close()
-            if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
         except BaseException:
@@ -69,7 +69,8 @@ def open_file(path: Path) -> sqlite3.Connection:
             raise
 
 
-def _make(path: Path) -> None:
+def make_file(path: Path) -> None:
+    """An empty file of mode 0600, if there is none; of an earlier one nothing is left beside it."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
@@ -111,7 +112,7 @@ def _write_tables(connection: sqlite3.Connection, path: Path) -> None:
             connection.execute("ROLLBACK")
 
 
-def _primary_code(error: sqlite3.Error) -> int:
+def primary_code(error: sqlite3.Error) -> int:
     """SQLite's code without the detail in its upper bits."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
@@ -122,7 +123,7 @@ def explain(path: Path, deadline_s: float) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = _primary_code(error)
+        code = primary_code(error)
         if code == sqlite3.SQLITE_BUSY:
             raise StoreUnavailable(f"{path} was locked by another process for {deadline_s:g} s") from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
