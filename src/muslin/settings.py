@@ -172,6 +172,12 @@ SETTINGS: tuple[Setting, ...] = (
         help="A bridge for this node's containers, made and kept with the gateway's address; none unless named.",
     ),
     Setting(
+        name="cni",
+        kind="flag",
+        default=True,
+        help="Serve container runtimes: connect and address the containers that the plugin muslin-cni asks for.",
+    ),
+    Setting(
         name="vtep-mac",
         kind="text",
         default="",

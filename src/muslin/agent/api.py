@@ -3,13 +3,14 @@
 Theory of operation: the loop is known here by the protocol ``Node`` alone, so that the API is tested without one. The
 documents are those of ``wire.agent_api``. On the unix socket, which only its owner may open:
 
-    GET  /v1/status    all of it; ?probe=1 asks the peers by echo requests first
-    GET  /v1/peers     the peers alone; ?probe=1 and, any number of times, ?name=10.5.34.0-24
-    GET  /v1/health    whether the loop is alive: 200, or 503 with the reason
-    GET  /v1/events    a line of JSON for each event, for as long as the reader stays; ?since=N behind event N,
-                       ?follow=0 ends with the last one. An empty line now and then shows that we are there
-    GET  /v1/metrics   Prometheus' text, also as /metrics
-    POST /v1/stop      end; {"release": true} gives the lease back first. Answers at once, with 202
+    GET  /v1/status      all of it; ?probe=1 asks the peers by echo requests first
+    GET  /v1/peers       the peers alone; ?probe=1 and, any number of times, ?name=10.5.34.0-24
+    GET  /v1/containers  the containers that runtimes have had connected
+    GET  /v1/health      whether the loop is alive: 200, or 503 with the reason
+    GET  /v1/events      a line of JSON for each event, for as long as the reader stays; ?since=N behind event N,
+                         ?follow=0 ends with the last one. An empty line now and then shows that we are there
+    GET  /v1/metrics     Prometheus' text, also as /metrics
+    POST /v1/stop        end; {"release": true} gives the lease back first. Answers at once, with 202
 
 On TCP, where anybody may ask: /healthz, /readyz and /metrics, which say nothing that would be worth hiding.
 """
@@ -29,6 +30,8 @@ from muslin.agent.metrics import CONTENT_TYPE, Counters, render
 from muslin.agent.probe import probe_peers
 from muslin.wire.agent_api import (
     AgentStatus,
+    Container,
+    ContainerList,
     Event,
     Health,
     PeerCounts,
@@ -62,6 +65,9 @@ class Node(Protocol):
     def health(self) -> tuple[bool, str]:
         """Whether the loop is alive, and if not, a sentence that says why."""
 
+    async def list_containers(self) -> tuple[Container, ...]:
+        """The containers that runtimes have had connected."""
+
     async def stop(self, release: bool) -> None:
         """Note the wish to end, and with ``release`` to give the lease back before; return without waiting for it."""
 
@@ -79,6 +85,7 @@ class Api:
         return {
             "/v1/status": {"GET": self._status},
             "/v1/peers": {"GET": self._peers},
+            "/v1/containers": {"GET": self._containers},
             "/v1/health": {"GET": self._health},
             "/v1/events": {"GET": self._events},
             "/v1/metrics": {"GET": self._metrics},
@@ -102,6 +109,9 @@ class Api:
             raise HttpError(404, f"there is no peer {min(unknown)}; GET /v1/peers lists them")
         peers = tuple(peer for peer in status.peers if names is None or peer.name in names)
         return json_response(200, PeerList(peers=peers))
+
+    async def _containers(self, _: Request) -> Response:
+        return json_response(200, ContainerList(containers=await self._node.list_containers()))
 
     async def _look(self, request: Request, names: Sequence[str] | None) -> AgentStatus:
         """The status; where probes are asked for, after them, one reader's after another's."""

@@ -283,8 +283,8 @@ def outside_sentence(known: Iterable[Reservation], facts: NodeFacts) -> Iterator
     if lost and facts.subnets:
         first, more = lost[0], f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         yield (
-            f"the container {first.container_id[:12]}{more} has {first.addresses[0]}, of a subnet that this node has lost: "
-            "nobody reaches it; start it again"
+            f"the container {first.container_id[:12]}{more} has {first.addresses[0]}, of a subnet that this node "
+            "has lost: nobody reaches it; start it again"
         )
 
 

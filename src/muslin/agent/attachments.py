@@ -51,7 +51,7 @@ from muslin.errors import MuslinError
 from muslin.kernel.base import Kernel, Scope
 from muslin.kernel.converge import MemoryJournal, converge, plan_ops
 from muslin.lease.addresses import AddressOutside, AddressTaken, PoolExhausted
-from muslin.model.kernel import AnyObject, Key, Link, NftElement
+from muslin.model.kernel import AnyObject, Link, NftElement
 from muslin.model.ops import Report
 from muslin.model.state import DesiredState, Owned, Snapshot
 from muslin.plan import attach, sources
@@ -74,7 +74,7 @@ class Attachments:
     ) -> None:
         self._kernel, self._reservations, self._boot_id = kernel, reservations, boot_id
         self._clock, self._cache = clock, cache
-        self._dead_since: dict[Key, float] = {}
+        self._dead_since: dict[tuple[str, str], float] = {}
         """Reservations that nobody seems to need any more, and since when."""
 
     # ---- ADD -------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ class Attachments:
         self._make_room(call, conf, netns)
         reservation = self._reserve(wanted(call, conf, netns, facts, self._boot_id, self._clock()), conf)
         attachment = attachment_of(reservation, facts, netns.name)
-        journal = MemoryJournal(Owned(marked=True))
+        journal = MemoryJournal(Owned(sparing=True))
         report = converge(self._kernel, DesiredState(attach.plan(attachment)), journal, scope_of=Scope.around)
         if not report.ok:
             report = self._once_more(report, attachment, facts, journal)
@@ -165,7 +165,7 @@ class Attachments:
         gone = [one for one in self._reservations.all() if one.network == conf.name and one.key not in alive]
         self.delete([one.key for one in gone])
 
-    def _clear(self, known: Sequence[Reservation]) -> dict[Key, str]:
+    def _clear(self, known: Sequence[Reservation]) -> dict[tuple[str, str], str]:
         """Take cables and elements of these off the kernel, at once; what was refused, by reservation."""
         if not known:
             return {}
@@ -204,12 +204,13 @@ class Attachments:
                 attachment, mac=inside.mac or attachment.mac, mtu=inside.mtu or attachment.mtu
             )
         desired = DesiredState(tuple(obj for obj in attach.plan(attachment) if not is_left_to_others(obj, attachment)))
-        _, ops = plan_ops(self._kernel, desired, Owned(marked=True), Scope.around)
+        _, ops = plan_ops(self._kernel, desired, Owned(sparing=True), Scope.around)
         if ops:
+            command = ops[0].describe().replace(netns.name, call.netns)
             more = f", and {len(ops) - 1} more" if len(ops) > 1 else ""
             raise CniError(
                 ErrorCode.KERNEL_REFUSED,
-                f"{named(call)} is not as it was made; missing: {ops[0].describe()}{more}",
+                f"{named(call)} is not as it was made; missing: {command}{more}",
                 "remove it and add it again",
             )
 
@@ -227,6 +228,16 @@ class Attachments:
                 str(PoolExhausted(full[0].subnet, full[0].total, full[0].taken)),
                 "remove containers, or give the network larger subnets (SubnetLen)",
             )
+
+    @property
+    def count(self) -> int:
+        """How many there are; from any thread."""
+        return len(self._reservations.all())
+
+    @property
+    def free(self) -> dict[str, int]:
+        """Addresses that are left, by subnet; from any thread."""
+        return {pool.subnet: pool.total - pool.taken for pool in self._reservations.pools}
 
     def all(self) -> list[Reservation]:
         """All containers that this node has, and had and keeps addresses for."""

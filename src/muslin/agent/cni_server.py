@@ -31,6 +31,7 @@ from muslin.agent.attachments import Attachments
 from muslin.agent.http import bind_unix, remove_unix
 from muslin.agent.reservations import Reservation
 from muslin.errors import MuslinError
+from muslin.wire.agent_api import Container, ContainersStatus
 from muslin.wire.cni import NetworkConf, answer_version, parse_conf
 from muslin.wire.cni_call import Call, parse_call
 from muslin.wire.cni_error import CniError, ErrorCode, encode_error
@@ -101,9 +102,21 @@ class CniServer:
         """Something may have changed: have a look at the next tick."""
         self._look_at = 0.0
 
-    async def all(self) -> list[Reservation]:
-        """The containers that there are."""
-        return await self._in_thread(self._attachments.all)
+    async def list_all(self) -> tuple[Container, ...]:
+        """The containers that there are, the oldest first."""
+        known = await self._in_thread(self._attachments.all)
+        return tuple(_shown(one) for one in sorted(known, key=lambda one: one.at))
+
+    def status(self) -> ContainersStatus:
+        """How many there are, and what is wrong with them."""
+        facts = self._facts()
+        return ContainersStatus(
+            socket=str(self._path),
+            bridge=facts.bridge,
+            connected=self._attachments.count,
+            free=self._attachments.free,
+            troubles=self.troubles,
+        )
 
     async def _keep(self) -> None:
         """Work off the spool, and see now and then that all containers are connected as they were."""
@@ -235,6 +248,20 @@ class CniServer:
             log.warning("%s holds no call, and is removed: %s", path, error)
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def _shown(one: Reservation) -> Container:
+    return Container(
+        container_id=one.container_id,
+        interface=one.ifname,
+        network=one.network,
+        addresses=one.addresses,
+        mac=one.mac,
+        mode=one.mode,
+        cable=one.host_link,
+        netns=one.netns_path,
+        since=one.at,
+    )
 
 
 def _settle(done: asyncio.Future[None], failure: Exception | None) -> None:

@@ -38,6 +38,9 @@ GUARD = "\0muslin-agent"
 """An abstract socket's name."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # random(4)
 
+CONTAINERS = "containers.db"
+"""The addresses of containers (``agent.reservations``)."""
+
 Document = TypeVar("Document")
 
 
@@ -111,21 +114,22 @@ class StateDirectory:
     def read_owned(self) -> Owned:
         """What ``owned.json`` says, if it is of this boot. Marks count too, as the host is shared with others."""
         found = self._read("owned.json", OwnedFile)
-        if found is None or found.boot_id != _boot_id():
+        if found is None or found.boot_id != boot_id():
             return Owned(marked=True)
         return Owned(keys=frozenset(found.keys), sysctls=dict(found.sysctls), marked=True)
 
     def write_owned(self, owned: Owned) -> None:
         """Keep it, durably, before it is acted on."""
         keys = tuple(sorted(owned.keys, key=str))
-        document = OwnedFile(boot_id=_boot_id(), keys=keys, sysctls=tuple(owned.sysctls.items()))
+        document = OwnedFile(boot_id=boot_id(), keys=keys, sysctls=tuple(owned.sysctls.items()))
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have removed it
         write_whole(self.path / "owned.json", msgspec.json.encode(document))
 
     def files(self) -> list[Path]:
         """Every file of ours that is there."""
-        names = ("owned.json", "node.json", "snapshot.json")
-        candidates = [self.path / f"{name}{suffix}" for name in names for suffix in ("", ".broken", ".new")]
+        names = ("owned.json", "node.json", "snapshot.json", CONTAINERS)
+        endings = ("", ".broken", ".new", "-wal", "-shm")  # the last two are SQLite's
+        candidates = [self.path / f"{name}{ending}" for name in names for ending in endings]
         return [path for path in candidates if path.exists()]
 
     def _read(self, name: str, kind: type[Document]) -> Document | None:
@@ -219,5 +223,6 @@ def write_whole(path: Path, text: bytes, mode: int = 0o600) -> None:
         raise MuslinError(f"{path} cannot be written: {error.strerror}", "free some space, or see its owner") from error
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """Which boot of the host this is (random(4))."""
     return BOOT_ID.read_text().strip()

@@ -7,18 +7,21 @@ comparison and no look.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from muslin.agent.reconcile import Interests, Reconciler
 from muslin.kernel.watch import Hint, Watch
 from muslin.model.address import contains, prefix_length
-from muslin.model.kernel import PROTOCOL_MUSLIN, TABLE_LOCAL, Address, AnyObject, Link, Route
+from muslin.model.kernel import PROTOCOL_MUSLIN, TABLE_LOCAL, Address, AnyObject, Link, NftTable, Route
 from muslin.plan.diff import is_deletable
+from muslin.plan.sources import CHECKED, TABLE, UNCHECKED
 
 
 class Hints:
-    """See ``agent.node.KernelWatch``."""
+    """See ``agent.node.KernelWatch``. ``on_containers`` hears when somebody has touched what containers have."""
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, watch: Watch, on_containers: Callable[[], None] = lambda: None) -> None:
+        self._watch, self._on_containers = watch, on_containers
 
     def fileno(self) -> int:
         """Readable when there may be something."""
@@ -27,7 +30,21 @@ class Hints:
     def is_due(self, reconciler: Reconciler) -> bool:
         """Whether anything that was heard asks for a look."""
         hints, interests = self._watch.read(), reconciler.interests()
+        if any(concerns_containers(hint) for hint in hints):
+            self._on_containers()
         return any(concerns(hint, interests) for hint in hints)
+
+
+def concerns_containers(hint: Hint) -> bool:
+    """Whether it is about the cable of a container that a runtime has had connected, or about what they may send."""
+    match hint.object:
+        case None:
+            return True
+        case Link(name=name):
+            return name.startswith((CHECKED, UNCHECKED))
+        case NftTable(name=name):
+            return name == TABLE
+    return False
 
 
 def concerns(hint: Hint, interests: Interests) -> bool:

@@ -15,7 +15,7 @@ import bisect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
-from muslin.wire.agent_api import AgentStatus, PeerState, TunnelStatus
+from muslin.wire.agent_api import AgentStatus, ContainersStatus, PeerState, TunnelStatus
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -75,6 +75,8 @@ def render(status: AgentStatus, counters: Counters) -> bytes:
             yield from _of_devices(counters.devices)
             if status.tunnel is not None:
                 yield from _of_tunnel(status.tunnel)
+            if status.containers is not None:
+                yield from _of_containers(status.containers)
 
     registry = CollectorRegistry()
     ProcessCollector(namespace="muslin", registry=registry)
@@ -129,6 +131,12 @@ def _of_node(status: AgentStatus) -> Iterator[Metric]:
     yield from _gauge("store_revision", "Of the last snapshot of the store.", status.store.revision)
     yield from _gauge("store_up", "1 when the store answers.", status.store.trouble is None)
     yield from _gauge("store_from_disk", "1 when the last good snapshot serves instead.", status.store.from_disk)
+
+
+def _of_containers(containers: ContainersStatus) -> Iterator[Metric]:
+    yield from _gauge("containers", "Interfaces of containers that runtimes have had connected.", containers.connected)
+    free: dict[str, float] = dict(containers.free)
+    yield from _family("gauge", "addresses_free", "Addresses that are left for containers.", "subnet", free)
 
 
 def _of_kernel(status: AgentStatus, counters: Counters) -> Iterator[Metric]:

@@ -32,6 +32,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from muslin.agent.agenda import Agenda
+from muslin.agent.cni_server import CniServer
 from muslin.agent.events import EventLog
 from muslin.agent.files import StateDirectory, read_subnet_env, write_subnet_env
 from muslin.agent.lease_keeper import LeaseKeeper
@@ -47,7 +48,7 @@ from muslin.lease.sight import is_ours, overlapping
 from muslin.lease.values import AdvertisementChanged, Announce, ConfigChanged, Machine, Rules, SnapshotSeen, Stop
 from muslin.model.lease import Advertisement, ClusterSnapshot, Lease
 from muslin.store.base import Store, StoreUnavailable
-from muslin.wire.agent_api import AgentStatus, Repair, TunnelStatus
+from muslin.wire.agent_api import AgentStatus, Container, Repair, TunnelStatus
 from muslin.wire.subnet_env import SubnetEnv
 
 log = logging.getLogger("muslin.agent")
@@ -120,6 +121,8 @@ class Node:
         self.tunnel_status: TunnelStatus | None = None
         self.strangers_dropped: int | None = None
         self.repairs: deque[Repair] = deque(maxlen=REPAIRS_KEPT)
+        self.containers: CniServer | None = None
+        """Who serves container runtimes, where somebody does."""
         self.known: Mapping[str, Lease] = {}
         """The leases that the last pass planned for, by name."""
         self.programmed: tuple[str, ...] = ()
@@ -448,6 +451,10 @@ class Node:
             self._refreshed_at = time.monotonic()
             with suppress(OSError, MuslinError):  # the status is asked for most when something does not work
                 self.tunnel_status, self.strangers_dropped = await self._in_thread(self.reconciler.figures)
+
+    async def list_containers(self) -> tuple[Container, ...]:
+        """The containers that runtimes have had connected."""
+        return await self.containers.list_all() if self.containers else ()
 
     def health(self) -> tuple[bool, str]:
         """Whether the loop is alive."""

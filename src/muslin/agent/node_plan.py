@@ -18,7 +18,7 @@ import msgspec
 
 from muslin.agent.underlay import Underlay
 from muslin.backends import BACKENDS, Backend, Options, udp, vxlan
-from muslin.model.address import nth_address, prefix_length
+from muslin.model.address import nth_address, prefix_length, stable_mac
 from muslin.model.config import NetworkConfig
 from muslin.model.kernel import PROTOCOL_MUSLIN, AnyObject, Link
 from muslin.model.lease import Advertisement, Lease
@@ -157,7 +157,10 @@ def plan_own(host: Host) -> NodePlan:
 def _bridge(inputs: NodeInputs) -> Iterator[AnyObject]:
     if inputs.bridge:
         gateways = (f"{nth_address(net, GATEWAY_INDEX)}/{prefix_length(net)}" for net in inputs.subnets)
-        yield from node_plan.bridge(OWN_NETNS, inputs.bridge, tuple(gateways))
+        # Without a MAC of its own a bridge takes its lowest port's, and containers lose their gateway for seconds
+        # whenever another one comes or goes (br_stp_recalculate_bridge_id, net/bridge/br_stp_if.c).
+        mac = stable_mac("bridge", inputs.name, *inputs.subnets)
+        yield from node_plan.bridge(OWN_NETNS, inputs.bridge, tuple(gateways), mac=mac)
 
 
 def _marked(obj: AnyObject) -> AnyObject:

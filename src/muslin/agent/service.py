@@ -52,19 +52,23 @@ async def serve(node: Node, addresses: Addresses, notifier: Notifier) -> None:
 
 
 async def _run(node: Node, notifier: Notifier) -> None:
-    """The loop, and beside it whoever tells how it is; what goes wrong in either ends both."""
-    tasks = [asyncio.create_task(node.run()), asyncio.create_task(_look_around(node, notifier))]
-    running, around = tasks
+    """The loop, and beside it who tells how it is and who serves runtimes; what goes wrong in one ends all."""
+    running = asyncio.create_task(node.run())
+    beside = [asyncio.create_task(_look_around(node, notifier))]
+    if node.containers is not None:
+        beside.append(asyncio.create_task(node.containers.run()))
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if around in done:
+        done, _ = await asyncio.wait((running, *beside), return_when=asyncio.FIRST_COMPLETED)
+        if running not in done:
             node.end()
         await running
     finally:
-        around.cancel()
+        for task in beside:
+            task.cancel()
         notifier.stopping()
-        with suppress(asyncio.CancelledError):
-            await around
+        for task in beside:
+            with suppress(asyncio.CancelledError):
+                await task
 
 
 async def _look_around(node: Node, notifier: Notifier) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import muslin
+from muslin.agent.attachment_plan import NodeFacts
 from muslin.agent.node_plan import options_of
 from muslin.backends import udp, vxlan
 from muslin.model.lease import Lease
@@ -62,8 +63,24 @@ def status_of(node: Node) -> AgentStatus:
         underlay=_underlay(node),
         network=_network(node),
         tunnel=node.tunnel_status,
+        containers=node.containers.status() if node.containers else None,
         peers=peers,
         unreadable=node.network.snapshot.unreadable if node.network.snapshot else (),
+    )
+
+
+def facts_of(node: Node, bridge: str) -> NodeFacts:
+    """What there is to know of the node for connecting a container."""
+    config, last = node.network.config, node.last
+    ready, words = node.summary()
+    return NodeFacts(
+        trouble="" if ready else words,
+        degraded=node.trouble if node.trouble and not ready and last is not None else "",
+        subnets=node.programmed,
+        networks=config.networks if config else (),
+        mtu=last.mtu if last else 0,
+        bridge=bridge,
+        masquerade=node.options.masquerade,
     )
 
 
@@ -178,6 +195,7 @@ def _problems(node: Node, peers: tuple[PeerStatus, ...], unhealthy: str) -> Iter
         yield from _few([failure.words for failure in last.failures if failure.words not in by_lease])
     yield from _few([f"{peer.name}: {peer.reason}" for peer in peers if peer.state == "failed"])
     yield from _few([peer.reason for peer in peers if peer.state == "refused"])
+    yield from node.containers.troubles if node.containers else ()
     if network.snapshot is not None and network.snapshot.unreadable:
         yield from _few([f"the lease {name} holds garbage and is passed over" for name in network.snapshot.unreadable])
 

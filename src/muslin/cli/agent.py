@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,13 +109,45 @@ async def _serve(of: dict[str, Any], values: dict[str, Value], directory: Any, n
                 host_options(of),
                 list_table=partial(nft.list_text, ""),
             )
-            node = Node(node_options(of), open_store(values), reconciler, Hints(watch), directory)
+            node = Node(
+                node_options(of),
+                open_store(values),
+                reconciler,
+                Hints(watch, lambda: node.containers.look_soon() if node.containers else None),
+                directory,
+            )
             addresses = Addresses(
                 socket=str(run_directory / SOCKET_NAME), healthz_ip=of["healthz-ip"], healthz_port=of["healthz-port"]
             )
-            await serve(node, addresses, notifier)
+            with serve_containers(node, of, kernel.ports) if of["cni"] else nullcontext():
+                await serve(node, addresses, notifier)
         finally:
             watch.close()
+
+
+@contextmanager
+def serve_containers(node: Any, of: dict[str, Any], ports: Any) -> Iterator[None]:
+    """Give the node someone who serves container runtimes, for as long as the context lasts."""
+    import time
+
+    from muslin.agent.attachments import Attachments
+    from muslin.agent.cni_server import CniServer
+    from muslin.agent.files import CONTAINERS, boot_id
+    from muslin.agent.reservations import Reservations
+    from muslin.agent.status import facts_of
+    from muslin.kernel.linux import LinuxKernel
+    from muslin.wire.cni_socket import SOCKET_NAME
+
+    reservations = Reservations.open(Path(of["state-dir"]) / CONTAINERS)
+    try:
+        with LinuxKernel(ports, removes_quickly=True) as kernel:
+            attachments = Attachments(kernel, reservations, boot_id(), time.time)
+            facts = partial(facts_of, node, of["bridge"])
+            node.containers = CniServer(Path(of["run-dir"]) / SOCKET_NAME, attachments, facts, float(of["resync"]))
+            yield
+    finally:
+        node.containers = None
+        reservations.close()
 
 
 def make_directory(path: Path) -> None:

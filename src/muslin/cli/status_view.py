@@ -76,6 +76,10 @@ def _head(found: AgentStatus) -> list[str]:
     if (tunnel := found.tunnel) is not None:
         text = f"process {tunnel.pid} between {tunnel.device} and {tunnel.listen}, {counted(tunnel.peers, 'peer')}"
         rows.append(("tunnel", text))
+    if (containers := found.containers) is not None and containers.connected:
+        how = f"by the bridge {containers.bridge}" if containers.bridge else "by a route each"
+        left = "".join(f", {counted(count, 'address')} of {net} left" for net, count in containers.free.items())
+        rows.append(("containers", f"{containers.connected} connected {how}{left}"))
     if dropped := found.kernel.strangers_dropped:
         rows.append(("strangers", f"{counted(dropped, 'packet')} from addresses without a lease dropped"))
     return [f"  {name:<10} {text}" for name, text in rows]

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import msgspec
+
 from muslin.kernel.base import Kernel, Scope, Witness
 from muslin.model.kernel import AnyObject, Key, Link, NftTable, Sysctl
 from muslin.model.ops import Create, Delete, Op, OpResult, Replace, Report
@@ -106,7 +108,7 @@ def _ownership(owned: Owned, desired: DesiredState, observed: Snapshot, ops: Ite
     for op in ops:
         if isinstance(op, Replace) and isinstance(op.before, Sysctl):
             sysctls.setdefault(op.key, op.before.value)
-    return Owned(keys=keys, sysctls=sysctls, marked=owned.marked)
+    return msgspec.structs.replace(owned, keys=keys, sysctls=sysctls)
 
 
 def _fresh(wanted: dict[Key, AnyObject], observed: Snapshot, ops: Iterable[Op]) -> dict[Key, AnyObject]:
@@ -138,9 +140,9 @@ def _record_outcome(journal: Journal, desired: DesiredState, results: list[OpRes
     overwritten = {result.op.key: result.previous for result in results if result.previous is not None}
     sysctls = overwritten | owned.sysctls
     journal.record(
-        Owned(
+        msgspec.structs.replace(
+            owned,
             keys=frozenset(filter(kept, owned.keys)),
             sysctls={key: value for key, value in sysctls.items() if kept(key)},
-            marked=owned.marked,
         )
     )

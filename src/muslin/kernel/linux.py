@@ -15,10 +15,13 @@ from muslin.model.state import Snapshot
 
 
 class LinuxKernel:
-    """Linux, all namespaces from this one process. ``removes_quickly``: see ``kernel.removal``."""
+    """Linux, all namespaces from this one process. ``removes_quickly``: see ``kernel.removal``.
 
-    def __init__(self, *, removes_quickly: bool = False) -> None:
-        self.sessions = Sessions(removes_quickly=removes_quickly)
+    ``ports`` are another one's, where the two shall take each other's doing for their own.
+    """
+
+    def __init__(self, ports: OwnPorts | None = None, *, removes_quickly: bool = False) -> None:
+        self.sessions = Sessions(ports, removes_quickly=removes_quickly)
 
     @property
     def ports(self) -> OwnPorts:

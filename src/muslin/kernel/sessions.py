@@ -125,9 +125,9 @@ class Session:
 class Sessions:
     """The doors of all namespaces. ``removes_quickly``: a removal of links ends when they are out of sight."""
 
-    def __init__(self, *, removes_quickly: bool = False) -> None:
+    def __init__(self, ports: OwnPorts | None = None, *, removes_quickly: bool = False) -> None:
         self._removes_quickly = removes_quickly
-        self.ports = OwnPorts()
+        self.ports = ports or OwnPorts()
         self._open: dict[str, Session] = {}
 
     def get(self, netns: str) -> Session:

@@ -115,7 +115,9 @@ class Owned(msgspec.Struct, frozen=True):
     sysctls: dict[Key, str] = {}
     marked: bool = False
     """Whether marks count too, on hosts that we share with others, so that nothing needs to be recorded for each of
-    10,000 peers; and whether what holds a wanted key, but is not ours, stays as it is."""
+    10,000 peers."""
+    sparing: bool = False
+    """Whether what holds a wanted key, but is not ours, stays as it is. So it does where marks count."""
 
     def with_marks(self, observed: Snapshot) -> Owned:
         """The same, and the marked links and tables of ``observed``, so that what lies on them is ours too."""

@@ -2,7 +2,7 @@
 
 Theory of operation: ``diff(desired, observed, owned)`` walks the desired objects in order. An object that is missing
 is created; one whose key is held by something else is replaced (links: removed and made again, if they are ours); a
-living link gets only the attributes that differ. On a host that others use too (``Owned.marked``) what holds a wanted
+living link gets only the attributes that differ. On a host that others use too (``Owned.sparing``) what holds a wanted
 key and is not ours is not replaced: its creation is tried nevertheless, so that the kernel refuses and the report
 says who is in the way. Then everything that is ours, is there and is wanted no more is deleted. Additions come before
 deletions, so that a changed network never has a moment with neither the old nor the new way. What the kernel removes
@@ -186,13 +186,13 @@ def _additions(wanted: dict[Key, AnyObject], observed: Snapshot, owned: Owned, s
 
 def _replacement(obj: AnyObject, there: AnyObject, owned: Owned) -> Op:
     """The operation that puts an object in another one's place; what is others' stays, and the kernel will refuse."""
-    if owned.marked and isinstance(obj, NOT_TO_BE_TAKEN) and not owned.covers(there):
+    if (owned.marked or owned.sparing) and isinstance(obj, NOT_TO_BE_TAKEN) and not owned.covers(there):
         return Create(obj, against=there)
     return Replace(obj, there)
 
 
 def _link_ops(obj: Link, there: Link | None, made: set[Key], owned: Owned) -> Iterator[Op]:
-    # A link of others that serves us must not come to look like one of ours.
+    # A link of others that serves us must not come to look like one of ours, nor change the MAC that others know.
     theirs = owned.marked and there is not None and is_link_mark(obj.alias) and not owned.covers(there)
     if there is None and not isinstance(obj.options, Loopback):
         by_peer = _peer_key(obj) in made
@@ -207,7 +207,7 @@ def _link_ops(obj: Link, there: Link | None, made: set[Key], owned: Owned) -> It
         wanted = getattr(obj, attribute)
         if wanted is None or (there is not None and getattr(there, attribute) == wanted):
             continue
-        if not (theirs and attribute == "alias"):
+        if not (theirs and attribute in ("alias", "mac")):
             yield SetLink(obj, attribute)
 
 

@@ -15,9 +15,11 @@ from muslin.model.kernel import Address, AnyObject, Bridge, Link, Sysctl
 FORWARDING_SETTING: dict[Family, str] = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 
-def bridge(netns: str, name: str, addresses: tuple[str, ...], mtu: int | None = None) -> Iterator[AnyObject]:
+def bridge(
+    netns: str, name: str, addresses: tuple[str, ...], mtu: int | None = None, mac: str | None = None
+) -> Iterator[AnyObject]:
     """A bridge that is also the containers' gateway: ``addresses`` with length."""
-    yield Link(netns=netns, name=name, options=Bridge(), mtu=mtu, up=True)
+    yield Link(netns=netns, name=name, options=Bridge(), mtu=mtu, mac=mac, up=True)
     for address in addresses:
         yield Address(netns=netns, link=name, address=address)
 

@@ -144,6 +144,44 @@ class TunnelStatus(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, int] = {}
 
 
+class ContainersStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The containers that runtimes have had connected through CNI. ``socket``: where the plugin finds the agent."""
+
+    socket: str
+    bridge: str = ""
+    """The bridge that they are ports of; empty: each has a route of its own."""
+    connected: int = 0
+    """Reservations; one container may have several interfaces."""
+    free: dict[str, int] = {}
+    """Addresses that are left, by subnet."""
+    troubles: tuple[str, ...] = ()
+    """What the last look at them found wrong, in sentences."""
+
+
+class Container(msgspec.Struct, frozen=True, kw_only=True):
+    """One interface of a container."""
+
+    container_id: str
+    interface: str
+    network: str
+    """The name of the runtime's network configuration."""
+    addresses: tuple[str, ...]
+    mac: str
+    mode: str
+    cable: str
+    """The name of the node's end of its cable."""
+    netns: str
+    """Where the runtime had its namespace."""
+    since: float
+
+
+class ContainerList(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /v1/containers``."""
+
+    schema: Literal["muslin.agent-containers/v1"] = "muslin.agent-containers/v1"
+    containers: tuple[Container, ...] = ()
+
+
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One node, whole."""
 
@@ -165,6 +203,8 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     underlay: UnderlayStatus | None = None
     network: NetworkStatus | None = None
     tunnel: TunnelStatus | None = None
+    containers: ContainersStatus | None = None
+    """None where the agent serves no container runtime."""
     peers: tuple[PeerStatus, ...] = ()
     unreadable: tuple[str, ...] = ()
     """Names of leases that hold garbage."""

@@ -8,6 +8,7 @@ from muslin.agent.events import EventLog
 from muslin.agent.metrics import Counters
 from muslin.wire.agent_api import (
     AgentStatus,
+    Container,
     KernelStatus,
     LeaseStatus,
     NetworkStatus,
@@ -68,6 +69,10 @@ class FakeNode:
         self.stops: list[bool] = []
         self.failure: Exception | None = None
         self.refreshed = 0
+        self.containers: tuple[Container, ...] = ()
+
+    async def list_containers(self) -> tuple[Container, ...]:
+        return self.containers
 
     def status(self) -> AgentStatus:
         if self.failure is not None:

@@ -122,7 +122,7 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHost]:
         monkeypatch.delenv(name)
     for name, value in found.settings.items():
         monkeypatch.setenv(f"MUSLIN_AGENT_{name}", str(value))
-    monkeypatch.setattr(muslin.kernel.linux, "LinuxKernel", lambda: found.kernel)
+    monkeypatch.setattr(muslin.kernel.linux, "LinuxKernel", lambda *_, **__: found.kernel)
     monkeypatch.setattr(muslin.kernel.watch, "Watch", DeafWatch)
     monkeypatch.setattr(muslin.cli.agent, "require_privilege", lambda: None)
     monkeypatch.setattr(muslin.agent.files, "GUARD", f"\0muslin-test-{tmp_path}")
