@@ -83,7 +83,7 @@ def assert_valid(done: Call) -> None:
 @given(inputs, variables, commands)
 @example(b'{"socket":"/' + b"x" * 106 + b'"}', {}, b"ADD")
 def test_whatever_is_asked_without_an_agent(stdin: bytes, given_variables: dict[str, bytes], command: bytes) -> None:
-    environment = {**ADD, **given_variables, "CNI_COMMAND": command.replace(b"\0", b"x")}
+    environment: dict[str, str | bytes] = {**ADD, **given_variables, "CNI_COMMAND": command.replace(b"\0", b"x")}
     assert_valid(call(stdin, environment, build(SANITIZED)))
     assert not os.path.exists(os.path.dirname(NOBODY))
 
