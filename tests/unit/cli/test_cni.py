@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from muslin.agent_client import post_stop
 from muslin.cli import cni as verbs
 from muslin.cli import cni_program
 from muslin.cli.cni_files import RECORD_NAME
@@ -18,6 +19,9 @@ from muslin.cli.main import run
 from muslin.errors import EXIT_CHECK_FAILED, EXIT_OK, EXIT_UNSUPPORTED, EXIT_USAGE
 from tests.unit.agent.node import FakeNode, make_network, make_status
 from tests.unit.cli.agent_at import agent_at
+from tests.unit.cli.fake_host import FakeHost, host
+
+__all__ = ["host"]
 
 REFUSES = """echo '{"cniVersion":"1.1.0","code":50,"msg":"no address is free","details":"release some"}'; exit 1"""
 
@@ -29,7 +33,7 @@ class Machine:
         self.root, self.state, self.run = root, root / "var/lib/muslin", root / "run"
         self.bins, self.confs = root / "opt/cni/bin", root / "etc/cni/net.d"
         self.program = root / "muslin-cni"
-        self.run.mkdir()
+        self.run.mkdir(parents=True)
         self.build()
 
     def build(self, script: str = "exit 0", version: str = "1") -> None:
@@ -66,6 +70,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(verbs, "ROOT", tmp_path)
     monkeypatch.setattr(verbs, "find_program", lambda: found.program)
     monkeypatch.delenv("CONTAINERS_CONF", raising=False)
+    for name in [name for name in os.environ if name.startswith(("MUSLIN_AGENT_", "FLANNELD_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("MUSLIN_AGENT_CONFIG", str(found.put("agent.yaml", "{}")))
     monkeypatch.setenv("MUSLIN_AGENT_RUN_DIR", str(found.run))
     monkeypatch.setenv("MUSLIN_AGENT_STATE_DIR", str(found.state))
@@ -377,3 +383,24 @@ def test_with_directories_named_only_those_are_looked_at(machine: Machine) -> No
     assert (machine.network.exists(), machine.plugin.exists()) == (False, True)
     assert uninstall() == EXIT_OK
     assert not machine.plugin.exists()
+
+
+# ---- a real agent ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("words", "code"), [(("--bridge", "cni0"), EXIT_OK), ((), EXIT_USAGE)])
+def test_an_agent_tells_whether_it_keeps_a_bridge(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...], code: int
+) -> None:
+    machine = Machine(tmp_path / "root")
+    monkeypatch.setattr(verbs, "ROOT", machine.root)
+    monkeypatch.setattr(verbs, "find_program", lambda: machine.program)
+    codes: list[int] = []
+
+    def use(_: object) -> None:
+        codes.append(install("--socket", host.run / "cni.sock"))
+        post_stop(host.socket, release=False)
+
+    host.agent(*words, once_ready=use)
+    assert codes == [code]
+    assert machine.network.exists() == (code == EXIT_OK)
