@@ -29,6 +29,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/magic.h>
 #include <linux/nsfs.h>
 #include <poll.h>
@@ -43,7 +44,9 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#ifndef DEFAULT_SOCKET
 #define DEFAULT_SOCKET "/run/muslin-agent/cni.sock"
+#endif
 #define OWN_NETNS "/proc/self/ns/net"
 #define SENTENCE_MAX_BYTES 1024
 #define QUOTED_MAX 256 /* of somebody else's text in a sentence */
@@ -86,27 +89,33 @@ __attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
     if (length > (int)sizeof line - 2)
         length = (int)sizeof line - 2;
     line[length] = '\n';
-    if (write(STDERR_FILENO, line, (size_t)length + 1) < 0)
+    if (!await(STDERR_FILENO, POLLOUT, now_ms() + PATIENCE_MS) || write(STDERR_FILENO, line, (size_t)length + 1) < 0)
         return;
 }
 
-/* tell() - write a document on standard output; Return: false, after having said why, if nobody takes it */
+/* tell() - write a document on standard output; Return: false, after having said why, if nobody takes it
+ *
+ * A pipe that is ready takes PIPE_BUF bytes without waiting (pipe(7)), and so many are written at a time.
+ */
 static bool tell(const char *document, size_t bytes)
 {
     int64_t deadline_ms = now_ms() + PATIENCE_MS;
+    bool is_taken = true;
 
-    while (bytes) {
-        ssize_t count = write(STDOUT_FILENO, document, bytes);
+    while (bytes && is_taken) {
+        is_taken = await(STDOUT_FILENO, POLLOUT, deadline_ms);
+        ssize_t count = is_taken ? write(STDOUT_FILENO, document, bytes < PIPE_BUF ? bytes : PIPE_BUF) : 0;
 
+        if (count < 0)
+            is_taken = errno == EINTR || errno == EAGAIN;
         if (count > 0) {
             document += count;
             bytes -= (size_t)count;
-        } else if (errno != EINTR && (errno != EAGAIN || !await(STDOUT_FILENO, POLLOUT, deadline_ms))) {
-            say("muslin-cni: standard output cannot be written to: %s", strerror(errno));
-            return false;
         }
     }
-    return true;
+    if (!is_taken)
+        say("muslin-cni: standard output cannot be written to: %s", strerror(errno));
+    return is_taken;
 }
 
 /* answer_version() - in which version to word what we say: the one that was asked for, if it is one of ours */

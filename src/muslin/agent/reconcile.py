@@ -199,6 +199,7 @@ class Reconciler:
     ) -> None:
         self.planner: Planner | None = None
         self.underlay: Underlay | None = None
+        self.bridge = host.bridge
         self._kernel = SeeingKernel(kernel, self._widen_tunnel)
         self._journal, self._tunnels, self._host, self._clock = journal, tunnels, host, clock
         self._list_table = list_table
@@ -364,7 +365,7 @@ class Reconciler:
 
     def _return_ports(self, results: Iterable[OpResult]) -> tuple[OpResult, ...]:
         """The results of giving a bridge that was made just now the ports that the one before had."""
-        bridge, seen = self._host.bridge, self._kernel.seen
+        bridge, seen = self.bridge, self._kernel.seen
         if not bridge:
             return ()
         key = link_key(OWN, bridge)

@@ -146,6 +146,7 @@ def _network(node: Node) -> NetworkStatus | None:
         networks=config.networks,
         backend=config.backend,
         mtu=node.last.mtu if node.last else 0,
+        bridge=node.reconciler.bridge,
         warning=node.network.warning,
         port=options.port if isinstance(options, vxlan.Options | udp.Options) else None,
     )

@@ -83,6 +83,7 @@ class LazyGroup(click.Group):
             "Tell the way of a packet through this host, and why it is this one.",
         ),
         "routes": ("muslin.cli.lab_routes:routes", "List routes as the kernel takes them, each with its type."),
+        "cni": ("muslin.cli.cni:cni", "Have container runtimes connect containers through the agent."),
         "uninstall": ("muslin.cli.uninstall:uninstall", "Remove all that an agent made on this host."),
         "network": ("muslin.cli.network:network", "The network's configuration and leases, in the store."),
         "tunnel": ("muslin.cli.tunnel:tunnel", "The user-space tunnels of this host: what they have counted."),

@@ -42,8 +42,9 @@ class UninstallDocument(msgspec.Struct, frozen=True, kw_only=True):
 def uninstall(dry_run: bool, stop: bool, keep_lease: bool, output: str, **given: Any) -> int:
     """Remove all that an agent made on this host: devices, routes, packet filter, files; settings go back.
 
-    What carries no mark of Muslin's is left alone. The lease is given back in the store, unless it is to be kept (a
-    flanneld that is started next takes it over). Run again, it finds nothing.
+    So goes the plugin for container runtimes, if `muslin cni install` has written it. What carries no mark of Muslin's
+    is left alone. The lease is given back in the store, unless it is to be kept (a flanneld that is started next takes
+    it over). Run again, it finds nothing.
     """
     from muslin.agent.files import StateDirectory
     from muslin.cli.agent import require_privilege
@@ -64,22 +65,25 @@ def _remove(directory: Any, run_directory: Path, output: str, dry_run: bool) -> 
     """Say what there is and, unless it is a dry run, remove it; the lease that this host held last, if any."""
     from muslin.agent.tunnel import TunnelKeeper
     from muslin.agent.uninstall import Removal
+    from muslin.cli.cni_files import find_ours, remove_files
     from muslin.kernel.linux import LinuxKernel
 
     with LinuxKernel() as kernel:
         removal = Removal(kernel, TunnelKeeper(run_directory), directory, run_directory)
         found = removal.find()
+        plugin = find_ours((), (), directory.path)  # as `muslin cni install` has it in this state directory
         document = UninstallDocument(
             dry_run=dry_run,
             commands=tuple(op.describe() for op in found.ops),
             processes=(found.tunnel_pid,) if found.tunnel_pid else (),
-            files=found.files,
+            files=(*found.files, *(file.path for file in plugin)),
             lease=found.lease.name if found.lease else "",
         )
         emit(document, output, lambda: _draw(document))
-        if not found:
+        if not found and not plugin:
             say("there is nothing of Muslin's on this host")
         elif not dry_run:
+            remove_files(plugin, directory.path)
             removal.remove()
             what = (counted(len(document.commands), "object"), counted(len(document.files), "file"))
             say(f"removed {' and '.join(what)}")

@@ -92,6 +92,8 @@ class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int
     port: int | None = None
     """The UDP port of encapsulated packets, None where nothing is encapsulated."""
+    bridge: str = ""
+    """The containers' bridge that the agent keeps, empty where it keeps none."""
     warning: str = ""
     """What is wrong with the configuration in the store; the last good one is followed meanwhile."""
 

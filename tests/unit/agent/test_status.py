@@ -51,6 +51,19 @@ async def ended(node: Node, task: asyncio.Task[None]) -> None:
 
 
 @simulated
+async def test_the_bridge_is_told_where_there_is_one(tmp_path: Path) -> None:
+    data = MemoryData()
+    data.config = config()
+    host = Host(1, tmp_path, data, bridge="cni0")
+    node = without_thread(host.node())
+    node.network.take(await host.store.snapshot())
+    network = node.status().network
+    assert network is not None
+    assert network.bridge == "cni0"
+    host.watch.close()
+
+
+@simulated
 async def test_before_anything_is_known_there_is_a_status_and_it_says_what_is_waited_for(host: Host) -> None:
     node = without_thread(host.node())
     status = node.status()
@@ -76,6 +89,7 @@ async def test_a_node_that_is_well_says_so_in_every_part(host: Host) -> None:
     assert (status.underlay.link, status.underlay.mtu) == ("eth0", 1500)
     assert status.network is not None
     assert (status.network.backend, status.network.mtu, status.network.port) == ("vxlan", 1450, 8472)
+    assert status.network.bridge == ""
     assert status.kernel.objects > 10
     assert node.summary() == (True, f"{node.programmed[0]}, 2 of 2 peers programmed")
     await ended(node, task)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
 from muslin.agent.files import hold_namespace
 from muslin.agent_client import post_stop
 from muslin.cli import uninstall
+from muslin.cli.cni_files import Target, write_files
+from muslin.cli.cni_network import NetworkOptions, build_network, encode_network
+from muslin.cli.cni_program import MARK
 from muslin.cli.main import run
 from muslin.errors import EXIT_CHECK_FAILED, EXIT_OK, EXIT_USAGE
 from muslin.model.lease import ClusterSnapshot
@@ -137,3 +141,22 @@ def test_on_a_host_without_an_agent_nothing_is_made(host: FakeHost, capsys: pyte
     assert "nothing of Muslin's" in capsys.readouterr().err
     assert not host.state.exists()
     assert not host.run.exists()
+
+
+def test_the_plugin_for_runtimes_goes_if_it_is_of_this_state_directory(
+    host: FakeHost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bins, confs = tmp_path / "bin", tmp_path / "net.d"
+    target = Target(path=bins / "muslin-cni", content=MARK, kind="plugin")
+    network = encode_network(build_network(NetworkOptions(name="muslin", socket="/run/cni.sock")))
+    others = Target(path=confs / "10-muslin.conflist", content=network, kind="network")
+    write_files([target], host.state)
+    write_files([others], tmp_path / "other-state")
+    assert run(["uninstall", "--dry-run"]) == EXIT_OK
+    assert f"rm {bins / 'muslin-cni'}" in capsys.readouterr().out
+    assert target.path.exists()
+    assert run(["uninstall"]) == EXIT_OK
+    assert (bins.exists(), host.state.exists(), others.path.exists()) == (False, False, True)
+    capsys.readouterr()
+    assert run(["uninstall"]) == EXIT_OK
+    assert "nothing of Muslin's" in capsys.readouterr().err
