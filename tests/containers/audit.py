@@ -15,7 +15,6 @@ from pathlib import Path
 
 from tests.containers.hosts import Host, cgroup_parent
 
-
 Picture = dict[str, frozenset[str]]
 
 MACHINE_DIRECTORIES = (
@@ -118,5 +117,3 @@ def remove_cgroups() -> None:
     """Remove this run's control groups, which a power cut leaves empty; OSError where one is in use."""
     for directory in cgroups():
         directory.rmdir()
-
-

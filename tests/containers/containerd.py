@@ -108,7 +108,7 @@ class Containerd:
 
     def run_pods(self, *names: str, **fields: Any) -> list[Pod]:
         """Start pods at once, each with one container; ``fields`` go to all PodSandboxConfigs."""
-        configs = [self._config(name, fields) for name in names]
+        configs = [self.config(name, **fields) for name in names]
         sandboxes = gather(self.socket, [Call("RunPodSandbox", config=config) for config in configs])
         ids = [one.pod_sandbox_id for one in sandboxes]
         container = {"metadata": {"name": "web"}, "image": {"image": IMAGE}, "command": list(WEB)}
@@ -124,7 +124,8 @@ class Containerd:
         """Start one pod."""
         return self.run_pods(name, **fields)[0]
 
-    def _config(self, name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    def config(self, name: str, **fields: Any) -> dict[str, Any]:
+        """A pod's PodSandboxConfig."""
         metadata = {"name": name, "uid": f"uid-{name}", "namespace": "tests"}
         placed = {"metadata": metadata, "linux": {"cgroup_parent": cgroup_parent()}, "log_directory": ""}
         return {**placed, **fields}

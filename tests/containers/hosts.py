@@ -26,13 +26,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from muslin.kernel import netns as netns_door
-from tests.containers.images import write_image
+from tests.containers.images import BUSYBOX, write_files, write_image
 from tests.containers.plugins import Plugin
 from tests.contract.etcd_server import Cluster
 from tests.lab.support import SOURCE, run_token, wait_until
@@ -52,11 +53,13 @@ mount --bind "$1/etc-cni" /etc/cni
 mount --bind "$1/boot_id" /proc/sys/kernel/random/boot_id
 for directory in /run /opt /dev/shm; do mount -t tmpfs none "$directory"; done
 mkdir -p /run/netns /run/lock /run/flannel /opt/cni/bin /var/lib/cni
+mkdir -p /opt/busybox
+"$4" --install -s /opt/busybox
 ip link set lo up
 echo ready
 exec "$2" -I -S "$3" "$1"
 """
-"""Run by a shell in the new namespaces, with the host's directory, an interpreter and node_init.py."""
+"""Run by a shell in the new namespaces, with the host's directory, an interpreter, node_init.py and busybox."""
 
 Result = TypeVar("Result")
 
@@ -75,10 +78,13 @@ class Underlay:
         """All that were made, of which some may have been removed."""
         self.netns = f"muslin-{run_token()}-lan"
         self.image = directory / "image.tar"
+        self.web_directory = directory / "web"
+        """What the image's web server shows, for one on a host."""
         self._etcd: Cluster | None = None
 
     def __enter__(self) -> Underlay:
         write_image(self.image)
+        write_files(self.web_directory)
         netns_door.create(self.netns)
         ip(self.netns, "link set lo up")
         ip(self.netns, "link add br0 type bridge")
@@ -107,6 +113,15 @@ class Underlay:
     def call(self, function: Callable[[], Result]) -> Result:
         """Call a function on the segment; processes that it starts stay there."""
         return netns_door.call_in(self.netns, function)
+
+    def fetch(self, url: str) -> str:
+        """What a web server answers to somebody on the segment."""
+
+        def ask() -> str:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                return str(response.read().decode())
+
+        return self.call(ask)
 
     def new_host(self, plugin: Plugin) -> Host:
         """One more host, which is not up yet."""
@@ -148,7 +163,7 @@ class Host:
         """Raise it with what is on its disk; the agent, and with it the conflist, is the caller's (``start_agent``)."""
         (self.directory / "boot_id").write_text(f"{uuid.uuid4()}\n")
         namespaces = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "slave")
-        shell = ["sh", "-ec", SETUP, "muslin-host", str(self.directory), sys.executable, str(INIT)]
+        shell = ["sh", "-ec", SETUP, "muslin-host", str(self.directory), sys.executable, str(INIT), BUSYBOX]
         self._unshare = subprocess.Popen(["unshare", *namespaces, *shell], stdout=subprocess.PIPE, text=True, cwd="/")
         assert self._unshare.stdout is not None
         assert self._unshare.stdout.readline() == "ready\n", f"{self.name} did not come up"
@@ -191,7 +206,9 @@ class Host:
         python = {"PYTHONPATH": SOURCE, "PYTHONDONTWRITEBYTECODE": "1"}
         return {**kept, **python, "CONTAINERS_CONF": str(self.directory / "containers.conf"), **(extra or {})}
 
-    def try_run(self, *words: object, stdin: str = "", timeout_s: float = COMMAND_S) -> subprocess.CompletedProcess[str]:
+    def try_run(
+        self, *words: object, stdin: str = "", timeout_s: float = COMMAND_S
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command here, however it ends."""
         return subprocess.run(
             self.enter(*words),
@@ -210,6 +227,10 @@ class Host:
         told = " ".join(map(str, words))
         assert done.returncode == 0, f"{self.name}: {told}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
+
+    def ask(self, *words: str) -> str:
+        """Run a command of busybox here, as a container would; its output."""
+        return self.run("env", "PATH=/opt/busybox", *words)
 
     def start(self, *words: object, log: str) -> subprocess.Popen[bytes]:
         """Start a program here; its words go to a file of this name in ``logs``."""
@@ -250,8 +271,8 @@ class Host:
 
     def start_agent(self) -> None:
         """Start the host's agent, wait until it has a subnet, and configure the plugin by it."""
-        options = ("--store", "etcd", "--etcd-endpoints", self.underlay.endpoint, "--iface", "eth0")
-        options += ("--bridge", BRIDGE, "--node-name", self.name)
+        options = ["--store", "etcd", "--etcd-endpoints", self.underlay.endpoint, "--iface", "eth0"]
+        options += ["--bridge", BRIDGE, "--node-name", self.name]
         self.agent = self.start(sys.executable, "-P", "-m", "muslin", "agent", *options, log="agent")
         subnet_file = self.path("/run/flannel/subnet.env")
         wait_until(lambda: subnet_file.exists() or self._agent_has_ended(), f"{self.name}: the agent has a subnet")

@@ -54,6 +54,16 @@ def write_image(path: Path) -> None:
         _add(archive, "manifest.json", json.dumps(manifest).encode())
 
 
+def write_files(directory: Path) -> None:
+    """Write what the image's web server shows into a directory of the machine."""
+    for name, (mode, text) in FILES.items():
+        if name.startswith("www/"):
+            path = directory / name.removeprefix("www/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            path.chmod(mode)
+
+
 def _layer() -> bytes:
     """The root file system as a tar archive."""
     listed = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()

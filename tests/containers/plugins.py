@@ -11,13 +11,16 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
     from tests.containers.hosts import Host
+
+Test = TypeVar("Test", bound=Callable[..., object])
 
 NETWORK_NAME = "podnet"
 DEBIAN_DIRECTORY = Path("/usr/lib/cni")
@@ -85,6 +88,12 @@ class Plugin:
                 "routes": [{"dst": "0.0.0.0/0"}],
             },
         }
+
+
+def ours_only(function: Test) -> Test:
+    """Mark a test of something that only our plugin does."""
+    reason = "only the plugin of this project does this"
+    return pytest.mark.skipif(not chosen().is_ours, reason=reason)(function)  # type: ignore[no-any-return]
 
 
 def chosen() -> Plugin:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterable
 from typing import Any
 
 from tests.containers.hosts import Host, cgroup_parent
@@ -98,11 +99,21 @@ class Podman:
             self.remove(*names)
 
 
-def fetch(address: str, path: str = PEER_URL_PATH, port: int = 80) -> tuple[str, ...]:
+def fetch(address: str, path: str = PEER_URL_PATH, port: int = 80, patience_s: int = 5) -> tuple[str, ...]:
     """The words by which a container asks a web server; Debian's busybox dies of wget's own limit, ``-T``."""
-    return ("timeout", "5", "wget", "-q", "-O", "-", f"http://{address}:{port}{path}")
+    return ("timeout", str(patience_s), "wget", "-q", "-O", "-", f"http://{address}:{port}{path}")
+
+
+def fetch_each(addresses: Iterable[str], port: int = 80) -> tuple[str, ...]:
+    """The words by which a container asks many web servers, one after the other, up to the first that fails."""
+    return ("sh", "-ec", "; ".join(" ".join(fetch(address, port=port)) for address in addresses))
 
 
 def seen_as(answer: str) -> str:
     """The address in a server's answer; IPv4 comes as IPv6 maps it (RFC 4291, 2.5.5.2), in brackets."""
     return answer.strip().strip("[]").removeprefix("::ffff:")
+
+
+def all_seen_as(answers: str) -> list[str]:
+    """The addresses in the answers to ``fetch_each``."""
+    return [seen_as(line) for line in answers.splitlines()]

@@ -9,11 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.containers.hosts import Host, all_settled
-from tests.containers.plugins import DNS, chosen
-from tests.containers.podman import Podman, fetch, seen_as
+from tests.containers.plugins import DNS, ours_only
+from tests.containers.podman import Podman, all_seen_as, fetch, fetch_each, seen_as
 from tests.lab.support import wait_until
 
-ours_only = pytest.mark.skipif(not chosen().is_ours, reason="only the plugin of this project does this")
 MANY = 20
 
 
@@ -24,7 +23,7 @@ def test_a_container_runs_stops_starts_and_goes(podmen: tuple[Podman, ...]) -> N
     assert f" {first}/" in here.exec("web", "ip", "-4", "address", "show", "dev", "eth0")
     asker = there.start("asker")
     here("stop", "web")
-    assert there.attempt("exec", "asker", *fetch(first)).returncode != 0
+    assert there.attempt("exec", "asker", *fetch(first, patience_s=1)).returncode != 0
     here("start", "web")
     again = here.address("web")
     assert seen_as(there.exec("asker", *fetch(again))) == asker
@@ -59,7 +58,7 @@ def test_a_published_port_is_reached_from_the_other_host_and_its_containers(podm
     here.start("web", options=("--publish=8081:80",))
     asker = there.start("asker")
     words = fetch(here.host.address, port=8081)
-    assert seen_as(there.host.run("busybox", *words)) == there.host.address
+    assert seen_as(there.host.ask(*words)) == there.host.address
     assert seen_as(there.exec("asker", *words)) == asker
 
 
@@ -99,13 +98,12 @@ def test_name_servers_are_those_of_the_conflist_or_of_the_command(podmen: tuple[
 
 def test_many_containers_start_and_end_at_once(podmen: tuple[Podman, ...]) -> None:
     here, there = podmen
-    there.start("asker")
+    asker = there.start("asker")
     names = [f"web{number}" for number in range(MANY)]
     _all_at_once(here, [here.run_words(name) for name in names])
     addresses = {here.address(name) for name in names}
     assert len(addresses) == MANY
-    for address in addresses:
-        assert there.exec("asker", *fetch(address, "/")) == "muslin"
+    assert all_seen_as(there.exec("asker", *fetch_each(addresses))) == [asker] * MANY
     _all_at_once(here, [("rm", "--force", "--time=0", name) for name in names])
     assert here.names() == set()
 
