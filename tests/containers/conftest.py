@@ -11,7 +11,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +21,7 @@ from tests.containers.hosts import Host, Underlay, all_settled
 from tests.containers.images import BUSYBOX
 from tests.containers.plugins import DEBIAN_DIRECTORY, chosen
 from tests.containers.podman import Podman
-from tests.lab.support import wait_until
+from tests.lab.support import has_one_user, wait_until
 
 NEEDED = {
     "podman": "podman",
@@ -40,7 +39,7 @@ NEEDED = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _runtimes_are_needed() -> None:
-    if os.geteuid() != 0 or Path("/proc/self/uid_map").read_text().split()[1] != "0":
+    if os.geteuid() != 0 or has_one_user():
         pytest.skip("container runtimes need root of the machine: run these tests as root")
     missing = sorted({package for tool, package in NEEDED.items() if shutil.which(tool) is None})
     if missing:

@@ -164,9 +164,12 @@ class Host:
         (self.directory / "boot_id").write_text(f"{uuid.uuid4()}\n")
         namespaces = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "slave")
         shell = ["sh", "-ec", SETUP, "muslin-host", str(self.directory), sys.executable, str(INIT), BUSYBOX]
-        self._unshare = subprocess.Popen(["unshare", *namespaces, *shell], stdout=subprocess.PIPE, text=True, cwd="/")
+        with open(self.directory / "logs/boot", "wb") as log:
+            self._unshare = subprocess.Popen(
+                ["unshare", *namespaces, *shell], stdout=subprocess.PIPE, stderr=log, text=True, cwd="/"
+            )
         assert self._unshare.stdout is not None
-        assert self._unshare.stdout.readline() == "ready\n", f"{self.name} did not come up"
+        assert self._unshare.stdout.readline() == "ready\n", f"{self.name} did not come up: {self.log('boot')}"
         (self.holder,) = children_of(self._unshare.pid)
         self.underlay.plug(self.name, self.holder)
         self.run("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
@@ -177,12 +180,11 @@ class Host:
         """End all of its processes at once; what is on its disk stays."""
         if self._unshare is None:
             return
-        if self.holder is not None:
-            os.kill(self.holder, signal.SIGKILL)
-        self._unshare.kill()
+        for holder in children_of(self._unshare.pid):
+            os.kill(holder, signal.SIGKILL)
         assert self._unshare.stdout is not None
         self._unshare.stdout.close()
-        self._unshare.wait()
+        self._unshare.wait()  # for process 1, which ends after all others
         for child in self._children:
             child.wait()
         self._children.clear()
@@ -191,7 +193,8 @@ class Host:
     def remove(self) -> None:
         """End it, and remove what is on its disk."""
         self.cut_power()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
 
     # -- commands
 
