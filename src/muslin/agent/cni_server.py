@@ -1,15 +1,16 @@
 """Where container runtimes' calls come in: a unix socket, and a directory of calls that came while no agent listened.
 
-Theory of operation: a connection is one call (``wire.cni_socket``). It is read whole, with the descriptor of the
-container's namespace, checked, and given to the thread of ``agent.attachments``. The answer is the plugin's exit status
-and one document. Calls for different containers wait for one another only in that thread, some milliseconds; DELs that
-wait together are done together.
+Theory of operation: a connection is one call (``wire.cni_socket``). One thread does it all, from accepting to the
+kernel, without handing anything over: an ADD takes two milliseconds, and passing it from thread to thread took as long
+again. Each round it waits for something to come, reads what has come, and works off the calls that are whole. DELs that
+came together are done together; the others one after another.
 
 A runtime may lose patience and kill the plugin in the middle of an ADD; whoever does so calls DEL next, or never again.
 So an ADD whose answer nobody took is taken back. On the socket that is seen two ways: the other end is closed before
 the answer goes out, or it closes without having read it (ECONNRESET, unix(7)).
 
-DELs of the spool are done in the order of their time, and each file goes once its call is done.
+Between calls the thread looks after the containers that there are (``Attachments.look``) and works off the spool: DELs
+in the order of their time, each file gone once its call is done.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import contextlib
 import errno
 import logging
 import os
+import selectors
 import socket
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
 
 from muslin.agent.attachment_plan import Netns, NodeFacts
 from muslin.agent.attachments import Attachments
@@ -52,202 +53,310 @@ log = logging.getLogger("muslin.agent")
 BACKLOG = 1024
 """Pods may start by the hundred, and each call is a connection."""
 RECEIVE_BYTES = 1 << 16
-REQUEST_S = 10.0
-"""From a connection to the last byte of its request; the plugin sends it at once."""
-TAKEN_S = 10.0
-"""Until the plugin has taken its answer."""
+PATIENCE_S = 10.0
+"""From a connection to the last byte of its request, and from its answer until it is taken: it is a matter of moments."""
 TICK_S = 1.0
 """Between looks into the spool, and at whether a look at the kernel is due."""
 LOOK_COST_FACTOR = 500
 """A look waits at least this many times the duration of the last: 0.2 % of a core."""
 
-Outcome = TypeVar("Outcome")
+
+class _Caller:
+    """One connection: a request that is being read, or an answer that is being taken."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.deadline = time.monotonic() + PATIENCE_S
+        self.fds: list[int] = []
+        self.added: Call | None = None
+        """The ADD that this was, once it is answered."""
+        self.is_answered = False
+        self._data = b""
+        self._missing = HEADER_BYTES
+
+    def receive(self) -> Request | None:
+        """Read what has come; the request once it is whole. ValueError, ConnectionError, BlockingIOError."""
+        more, fds, _, _ = socket.recv_fds(self.connection, RECEIVE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        self.fds += fds
+        if not more:
+            raise ConnectionResetError(errno.ECONNRESET, "the plugin ended before it had said what it wants")
+        self._data += more
+        if len(self._data) >= HEADER_BYTES:
+            self._missing = HEADER_BYTES + parse_header(self._data).body_bytes - len(self._data)
+        return parse_request(self._data) if self._missing <= 0 else None
+
+    def has_gone(self) -> bool:
+        """Whether the plugin has closed its end; ConnectionError where it did without having read its answer."""
+        try:
+            return self.connection.recv(1) == b""
+        except BlockingIOError:
+            return False
+
+    def answer(self, answer: Answer) -> None:
+        """Send the answer; OSError when it is not taken in time."""
+        self.is_answered = True
+        self.deadline = time.monotonic() + PATIENCE_S
+        self.connection.settimeout(PATIENCE_S)
+        self.connection.sendall(encode_answer(answer))
+        self.connection.setblocking(False)
+
+    def close(self) -> None:
+        """Let go of the connection and of what came with it."""
+        self.connection.close()
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
 
 
 class CniServer:
-    """Serves one node's container runtimes. ``facts`` tells how the node is at that moment."""
+    """Serves one node's container runtimes. ``facts`` tells how the node is at that moment, to any thread."""
 
     def __init__(
         self, path: Path, attachments: Attachments, facts: Callable[[], NodeFacts], resync_s: float = 30.0
     ) -> None:
         self._path, self._attachments, self._facts, self._resync_s = path, attachments, facts, resync_s
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="containers")
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: list[tuple[tuple[str, str], asyncio.Future[None]]] = []
-        """DELs that the thread has not begun, with whom to tell."""
-        self._look_at = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._callers: dict[socket.socket, _Caller] = {}
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self._is_ending = False
+        self._look_at = self._tick_at = 0.0
         self.troubles: tuple[str, ...] = ()
         """What the last look found wrong, in sentences."""
 
-    # ---- life ------------------------------------------------------------------------------------------------
+    # ---- for the agent's loop --------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Serve until cancelled; MuslinError when the socket cannot be had."""
         listening = bind_unix(str(self._path))
         listening.listen(BACKLOG)
         inode = os.stat(self._path).st_ino
-        loop = asyncio.get_running_loop()
+        ended = asyncio.get_running_loop().create_future()
+        thread = threading.Thread(target=self._live, args=(listening, ended), name="containers")
+        thread.start()
         try:
-            await self._in_thread(self._attachments.recover)
-            loop.add_reader(listening.fileno(), self._accept, listening)
-            await self._keep()
+            await ended
         finally:
-            loop.remove_reader(listening.fileno())
+            self._is_ending = True
+            self._waker.send(b"!")
+            await asyncio.to_thread(thread.join)
             remove_unix(str(self._path), inode)
-            listening.close()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._thread.shutdown()
+            for opened in (listening, self._wake, self._waker):
+                opened.close()
 
     def look_soon(self) -> None:
         """Something may have changed: have a look at the next tick."""
         self._look_at = 0.0
 
-    async def list_all(self) -> tuple[Container, ...]:
+    def list_all(self) -> tuple[Container, ...]:
         """The containers that there are, the oldest first."""
-        known = await self._in_thread(self._attachments.all)
-        return tuple(_shown(one) for one in sorted(known, key=lambda one: one.at))
+        return tuple(_shown(one) for one in sorted(self._attachments.all(), key=lambda one: one.at))
 
     def status(self) -> ContainersStatus:
         """How many there are, and what is wrong with them."""
-        facts = self._facts()
         return ContainersStatus(
             socket=str(self._path),
-            bridge=facts.bridge,
+            bridge=self._facts().bridge,
             connected=self._attachments.count,
             free=self._attachments.free,
             troubles=self.troubles,
         )
 
-    async def _keep(self) -> None:
-        """Work off the spool, and see now and then that all containers are connected as they were."""
-        while True:
-            await self._work_off_spool()
-            now = time.monotonic()
-            facts = self._facts()
-            if now >= self._look_at and not facts.trouble:
-                self._look_at = now + self._resync_s
-                with contextlib.suppress(CniError, MuslinError, OSError):
-                    self._say(await self._in_thread(self._attachments.look, facts))
-                took_s = time.monotonic() - now
-                self._look_at = max(self._look_at, time.monotonic() + LOOK_COST_FACTOR * took_s)
-            await asyncio.sleep(TICK_S)
+    # ---- the thread ------------------------------------------------------------------------------------------
+
+    def _live(self, listening: socket.socket, ended: asyncio.Future[None]) -> None:
+        failure: BaseException | None = None
+        try:
+            self._attachments.recover()
+            self._selector.register(self._wake, selectors.EVENT_READ)
+            self._selector.register(listening, selectors.EVENT_READ)
+            while not self._is_ending:
+                self._round(listening)
+        except BaseException as error:  # whatever it is, the agent ends with it, and says it
+            failure = error
+        finally:
+            for caller in list(self._callers.values()):
+                self._let_go(caller)
+            self._selector.close()
+            ended.get_loop().call_soon_threadsafe(_settle, ended, failure)
+
+    def _round(self, listening: socket.socket) -> None:
+        """Wait for calls, and do those that are whole."""
+        calls: list[tuple[_Caller, Request]] = []
+        for key, _ in self._selector.select(max(0.0, self._tick_at - time.monotonic())):
+            if key.fileobj is listening:
+                self._accept(listening)
+            elif (caller := self._callers.get(key.fileobj)) is not None:  # type: ignore[call-overload]
+                calls += self._hear(caller)
+        self._do_all(calls)
+        if time.monotonic() >= self._tick_at:
+            self._tick_at = time.monotonic() + TICK_S
+            self._tick()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for caller in [caller for caller in self._callers.values() if now > caller.deadline]:
+            self._lose(caller, "the plugin says nothing")
+        self._work_off_spool()
+        facts = self._facts()
+        if now >= self._look_at and not facts.trouble:
+            self._look_at = now + self._resync_s
+            with contextlib.suppress(
+                CniError, MuslinError, OSError
+            ):  # each is said where it comes from, and tried again
+                self._say(self._attachments.look(facts))
+            after = time.monotonic()
+            self._look_at = max(self._look_at, after + LOOK_COST_FACTOR * (after - now))
 
     def _say(self, troubles: tuple[str, ...]) -> None:
         for trouble in set(troubles) - set(self.troubles):
             log.error("%s", trouble)
         self.troubles = troubles
 
-    async def _in_thread(self, work: Callable[..., Outcome], *arguments: object) -> Outcome:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
-
-    # ---- one call --------------------------------------------------------------------------------------------
+    # ---- connections -----------------------------------------------------------------------------------------
 
     def _accept(self, listening: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            connection, _ = listening.accept()
-            connection.setblocking(False)
-            task = asyncio.get_running_loop().create_task(self._serve(connection))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        with contextlib.suppress(OSError):  # nobody is left to accept, or there are too many: the backlog keeps them
+            while True:
+                connection, _ = listening.accept()
+                connection.setblocking(False)
+                self._callers[connection] = _Caller(connection)
+                self._selector.register(connection, selectors.EVENT_READ)
 
-    async def _serve(self, connection: socket.socket) -> None:
-        fds: list[int] = []
+    def _hear(self, caller: _Caller) -> Iterable[tuple[_Caller, Request]]:
+        """The call of a connection on which something came, if that made it whole; or the end of one."""
         try:
-            async with asyncio.timeout(REQUEST_S):
-                data = await _receive(connection, fds)
-            call, answer = await self._answer(parse_request(data), fds)
-            if not await _is_taken(connection, answer) and call is not None and answer.exit_status == 0:
-                log.warning("nobody took the answer to the ADD of %s: it is taken back", call.container_id)
-                await self._delete(call)
-        except (OSError, ValueError, TimeoutError) as error:
-            log.warning("a call of the CNI plugin came to nothing: %s", error)
-        except CniError as error:
-            log.warning("%s", error)
-        finally:
-            connection.close()
-            for fd in fds:
-                os.close(fd)
+            if caller.is_answered:
+                if caller.has_gone():
+                    self._let_go(caller)
+                return ()
+            request = caller.receive()
+        except BlockingIOError:
+            return ()
+        except (OSError, ValueError) as error:
+            self._lose(caller, str(error))
+            return ()
+        return () if request is None else ((caller, request),)
 
-    async def _answer(self, request: Request, fds: list[int]) -> tuple[Call | None, Answer]:
-        """What a call comes to, and the call where that was an ADD; never an exception."""
+    def _lose(self, caller: _Caller, why: str) -> None:
+        """A plugin that is gone, or does not talk as one: what it has had done and does not know of is taken back."""
+        if caller.added is not None:
+            log.warning("nobody took the answer to the ADD of %s: it is taken back", caller.added.container_id)
+            with contextlib.suppress(CniError, MuslinError, OSError):  # the look at the next start does it
+                self._attachments.delete([(caller.added.container_id, caller.added.ifname)])
+        elif not caller.is_answered:
+            log.warning("a call of the CNI plugin came to nothing: %s", why)
+        self._let_go(caller)
+
+    def _let_go(self, caller: _Caller) -> None:
+        self._callers.pop(caller.connection, None)
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(caller.connection)
+        caller.close()
+
+    # ---- calls -----------------------------------------------------------------------------------------------
+
+    def _do_all(self, calls: list[tuple[_Caller, Request]]) -> None:
+        """Do these calls and answer them; of DELs all at once."""
+        deletes: list[tuple[_Caller, Request, Call]] = []
+        for caller, request in calls:
+            try:
+                call = parse_call(request.environment)
+                conf = parse_conf(request.stdin, call)
+                if call.command == "DEL":
+                    _refuse_own_netns(call, request)
+                    deletes.append((caller, request, call))
+                    continue
+                document = self._do(call, conf, request, caller.fds)
+                caller.added = call if call.command == "ADD" else None
+                self._answer(caller, Answer(exit_status=0, document=document))
+            except Exception as error:
+                self._answer(caller, _refusal(error, request))
+        if deletes:
+            answers = self._delete([call for _, _, call in deletes], [request for _, request, _ in deletes])
+            for (caller, _, _), answer in zip(deletes, answers, strict=True):
+                self._answer(caller, answer)
+
+    def _answer(self, caller: _Caller, answer: Answer) -> None:
         try:
-            call = parse_call(request.environment)
-            conf = parse_conf(request.stdin, call)
-            document = await self._do(call, conf, request, fds)
-            return call if call.command == "ADD" else None, Answer(exit_status=0, document=document)
-        except CniError as error:
-            told = error
-        except (MuslinError, OSError) as error:
-            told = CniError(ErrorCode.IO_FAILURE, str(error), "muslin status tells whether the agent is well")
-        except Exception as error:
-            log.exception("a call of the CNI plugin failed")
-            told = CniError(ErrorCode.KERNEL_REFUSED, f"the agent failed: {error!r}", "its log tells more")
-        log.info("%s: %s", request.environment.get("CNI_COMMAND", "CNI"), told)
-        return None, Answer(exit_status=1, document=encode_error(told, answer_version(request.stdin)))
+            if caller.has_gone():
+                raise ConnectionResetError(errno.ECONNRESET, "the plugin has ended")
+            caller.answer(answer)
+        except OSError as error:
+            self._lose(caller, str(error))
 
-    async def _do(self, call: Call, conf: NetworkConf, request: Request, fds: list[int]) -> bytes:
+    def _do(self, call: Call, conf: NetworkConf, request: Request, fds: list[int]) -> bytes:
         match call.command:
             case "ADD":
-                netns = _netns_of(call, request, fds)
-                result = await self._in_thread(self._attachments.add, call, conf, netns, self._facts())
+                result = self._attachments.add(call, conf, _netns_of(call, request, fds), self._facts())
                 return encode_result(result, conf.cni_version)
             case "CHECK":
-                netns = _netns_of(call, request, fds)
-                await self._in_thread(self._attachments.check, call, conf, netns, self._facts())
-            case "DEL":
-                _refuse_own_netns(call, request)
-                await self._delete(call)
+                self._attachments.check(call, conf, _netns_of(call, request, fds), self._facts())
             case "GC":
-                await self._in_thread(self._attachments.collect, conf)
+                self._attachments.collect(conf)
             case "STATUS":
-                await self._in_thread(self._attachments.status, self._facts())
+                self._attachments.status(self._facts())
         return b""
 
-    async def _delete(self, call: Call) -> None:
-        done = asyncio.get_running_loop().create_future()
-        self._waiting.append(((call.container_id, call.ifname), done))
-        await self._in_thread(self._delete_waiting)
-        await done
-
-    def _delete_waiting(self) -> None:
-        """In the thread: all DELs that wait by now. Those that come meanwhile are the next call's."""
-        waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return
-        failure: CniError | MuslinError | OSError | None = None
+    def _delete(self, calls: list[Call], requests: list[Request]) -> list[Answer]:
+        """Disconnect all of these; where that fails, one by one, so that each is told its own failure."""
         try:
-            self._attachments.delete([key for key, _ in waiting])
-        except (CniError, MuslinError, OSError) as error:
-            failure = error
-        for _, done in waiting:
-            done.get_loop().call_soon_threadsafe(_settle, done, failure)
+            self._attachments.delete([(call.container_id, call.ifname) for call in calls])
+            return [Answer(exit_status=0)] * len(calls)
+        except Exception as error:
+            if len(calls) == 1:
+                return [_refusal(error, requests[0])]
+        return [
+            answer for call, request in zip(calls, requests, strict=True) for answer in self._delete([call], [request])
+        ]
 
     # ---- the spool -------------------------------------------------------------------------------------------
 
-    async def _work_off_spool(self) -> None:
+    def _work_off_spool(self) -> None:
         directory = self._path.parent / SPOOL_NAME
         try:
             names = os.listdir(directory)
         except OSError:
             return
-        files = sorted(file for name in names if (file := parse_spool_name(name)) is not None)
-        for file in files:
+        for file in sorted(file for name in names if (file := parse_spool_name(name)) is not None):
             path = directory / file.name
             if file.complete:
-                await self._do_spooled(path)
-            elif time.time() - file.at_ns / 1e9 > REQUEST_S:  # its writer has ended, and told the runtime of a failure
+                self._do_spooled(path)
+            elif time.time() - file.at_ns / 1e9 > PATIENCE_S:  # its writer has ended, and told the runtime of a failure
                 path.unlink(missing_ok=True)
 
-    async def _do_spooled(self, path: Path) -> None:
-        """Do a DEL, and forget it, whatever it is: what cannot be read will not be readable later."""
+    def _do_spooled(self, path: Path) -> None:
+        """Do a DEL. What cannot be read will not be readable later; what the kernel refuses is tried again."""
         try:
-            _, answer = await self._answer(parse_request(path.read_bytes()), [])
-            if answer.exit_status == 0:
-                log.info("a DEL that came while no agent listened is done")
-        except (OSError, ValueError) as error:
+            request = parse_request(path.read_bytes())
+            call = parse_call(request.environment)
+            self._attachments.delete([(call.container_id, call.ifname)])
+            log.info("the DEL of %s, which came while no agent listened, is done", call.container_id)
+        except ValueError as error:
             log.warning("%s holds no call, and is removed: %s", path, error)
+        except CniError as error:
+            log.warning("%s: %s", path, error)
+            if error.code == ErrorCode.KERNEL_REFUSED:
+                return
+        except (MuslinError, OSError) as error:
+            log.warning("%s waits: %s", path, error)
+            return
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def _refusal(error: Exception, request: Request) -> Answer:
+    """What the runtime is told of a failure, whatever it is."""
+    match error:
+        case CniError():
+            told = error
+        case MuslinError() | OSError():
+            told = CniError(ErrorCode.IO_FAILURE, str(error), "muslin status tells whether the agent is well")
+        case _:
+            log.error("a call of the CNI plugin failed", exc_info=error)
+            told = CniError(ErrorCode.KERNEL_REFUSED, f"the agent failed: {error!r}", "its log tells more")
+    log.info("%s: %s", request.environment.get("CNI_COMMAND", "CNI"), told)
+    return Answer(exit_status=1, document=encode_error(told, answer_version(request.stdin)))
 
 
 def _shown(one: Reservation) -> Container:
@@ -264,13 +373,13 @@ def _shown(one: Reservation) -> Container:
     )
 
 
-def _settle(done: asyncio.Future[None], failure: Exception | None) -> None:
-    if done.cancelled():
+def _settle(ended: asyncio.Future[None], failure: BaseException | None) -> None:
+    if ended.cancelled():
         return
     if failure is None:
-        done.set_result(None)
+        ended.set_result(None)
     else:
-        done.set_exception(failure)
+        ended.set_exception(failure)
 
 
 def _netns_of(call: Call, request: Request, fds: list[int]) -> Netns:
@@ -296,49 +405,3 @@ def _refuse_own_netns(call: Call, request: Request) -> None:
             f"CNI_NETNS is {call.netns!r}, which is the namespace of the plugin itself",
             "set CNI_NETNS_OVERRIDE=1 if the host itself is to be connected",
         )
-
-
-# ---- the socket --------------------------------------------------------------------------------------------
-
-
-async def _receive(connection: socket.socket, fds: list[int]) -> bytes:
-    """A whole request; the descriptors that came with it are put into ``fds`` at once. ValueError, ConnectionError."""
-    data = b""
-    missing = HEADER_BYTES
-    while missing > 0:
-        await _readable(connection)
-        try:
-            more, came, _, _ = socket.recv_fds(connection, RECEIVE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
-        except BlockingIOError:
-            continue
-        fds += came
-        if not more:
-            raise ConnectionResetError(errno.ECONNRESET, "the plugin ended before it had said what it wants")
-        data += more
-        if len(data) >= HEADER_BYTES:
-            missing = HEADER_BYTES + parse_header(data).body_bytes - len(data)
-    return data
-
-
-async def _is_taken(connection: socket.socket, answer: Answer) -> bool:
-    """Send the answer; whether the plugin has read it."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(TAKEN_S):
-            with contextlib.suppress(BlockingIOError):
-                if connection.recv(1) == b"":
-                    return False
-            await loop.sock_sendall(connection, encode_answer(answer))
-            return await loop.sock_recv(connection, 1) == b""
-    except (OSError, TimeoutError):
-        return False
-
-
-async def _readable(connection: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(connection.fileno(), lambda: None if ready.done() else ready.set_result(None))
-    try:
-        await ready
-    finally:
-        loop.remove_reader(connection.fileno())

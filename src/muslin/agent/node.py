@@ -57,6 +57,8 @@ Result = TypeVar("Result")
 
 UNDERLAY_CHECK_S = 1.0
 """How often an interface to other nodes is looked for, at least, while there is none."""
+HEARING_GAP_S = 0.02
+"""Events that come within this time of others are heard together."""
 TUNNEL_CHECK_S = 0.5
 REFRESH_S = 1.0
 REPAIRS_KEPT = 20
@@ -127,6 +129,7 @@ class Node:
         """The leases that the last pass planned for, by name."""
         self.programmed: tuple[str, ...] = ()
         """The subnets that the kernel was made to agree with."""
+        self._listens_again: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
         self._agenda = Agenda()
         self._refreshed_at = -REFRESH_S
@@ -141,7 +144,7 @@ class Node:
     async def run(self) -> None:
         """Until ``stop``; the network stays as it is."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self.watch.fileno(), self._hear)
+        self._listen()
         self.store.on_trouble = self._on_store_trouble
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -154,6 +157,8 @@ class Node:
                 for task in done:
                     task.result()
         finally:
+            if self._listens_again is not None:
+                self._listens_again.cancel()
             loop.remove_reader(self.watch.fileno())
             for task in tasks:
                 task.cancel()
@@ -308,13 +313,20 @@ class Node:
 
     # ---- the kernel ------------------------------------------------------------------------------------------
 
+    def _listen(self) -> None:
+        asyncio.get_running_loop().add_reader(self.watch.fileno(), self._hear)
+
     def _hear(self) -> None:
+        """What has come, and no more of it for a moment: a container that comes causes twenty events."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self.watch.fileno())
         try:
             is_due = self.watch.is_due(self.reconciler)
         except OSError as error:
-            asyncio.get_running_loop().remove_reader(self.watch.fileno())
             log.error("the kernel's events cannot be heard any more, and the timer has to do: %s", error)
             is_due = True
+        else:
+            self._listens_again = loop.call_later(HEARING_GAP_S, self._listen)
         if is_due:
             self._agenda.look_soon()
 
@@ -454,7 +466,7 @@ class Node:
 
     async def list_containers(self) -> tuple[Container, ...]:
         """The containers that runtimes have had connected."""
-        return await self.containers.list_all() if self.containers else ()
+        return self.containers.list_all() if self.containers else ()
 
     def health(self) -> tuple[bool, str]:
         """Whether the loop is alive."""
