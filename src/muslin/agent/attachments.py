@@ -85,26 +85,28 @@ class Attachments:
         self._reservations.set_subnets(facts.subnets)
         self._make_room(call, conf, netns)
         reservation = self._reserve(wanted(call, conf, netns, facts, self._boot_id, self._clock()), conf)
-        attachment = attachment_of(reservation, facts, netns.name)
-        journal = MemoryJournal(Owned(sparing=True))
-        report = converge(self._kernel, DesiredState(attach.plan(attachment)), journal, scope_of=Scope.around)
+        try:
+            report = self._connect(attachment_of(reservation, facts, netns.name), facts)
+        finally:
+            self._kernel.forget(netns.name)
         if not report.ok:
-            report = self._once_more(report, attachment, facts, journal)
-        if not report.ok:
-            converge(self._kernel, DesiredState(), journal, scope_of=Scope.around)
             self._reservations.remove(reservation.key)
             raise refusal(report, call)
         self._reservations.complete(reservation.key)
         return merge(conf.prev_result, result_of(reservation, facts, call, conf))
 
-    def _once_more(
-        self, report: Report, attachment: attach.Attachment, facts: NodeFacts, journal: MemoryJournal
-    ) -> Report:
-        """Where nothing but the packet filter was missing, have the node's own things put right, and try again."""
-        if any(not isinstance(result.op.object, NftElement) for result in (*report.failed, *report.skipped)):
-            return report
-        self.look(facts)
-        return converge(self._kernel, DesiredState(attach.plan(attachment)), journal, scope_of=Scope.around)
+    def _connect(self, attachment: attach.Attachment, facts: NodeFacts) -> Report:
+        """Have the kernel agree; where it does not, nothing is left of the attempt."""
+        desired = DesiredState(attach.plan(attachment))
+        journal = MemoryJournal(Owned(sparing=True))
+        report = converge(self._kernel, desired, journal, scope_of=Scope.around)
+        if not report.ok and all(isinstance(result.op.object, NftElement) for result in report.wanting):
+            # The node's own table is not there, or not yet.
+            self.look(facts)
+            report = converge(self._kernel, desired, journal, scope_of=Scope.around)
+        if not report.ok:
+            converge(self._kernel, DesiredState(), journal, scope_of=Scope.around)
+        return report
 
     def _make_room(self, call: Call, conf: NetworkConf, netns: Netns) -> None:
         """See to it that nothing stands of an earlier ADD; CniError when it is in use.
@@ -204,7 +206,8 @@ class Attachments:
                 attachment, mac=inside.mac or attachment.mac, mtu=inside.mtu or attachment.mtu
             )
         desired = DesiredState(tuple(obj for obj in attach.plan(attachment) if not is_left_to_others(obj, attachment)))
-        _, ops = plan_ops(self._kernel, desired, Owned(sparing=True), Scope.around)
+        _, ops = plan_ops(self._kernel, desired, Owned(sparing=True), _closely)
+        self._kernel.forget(netns.name)
         if ops:
             command = ops[0].describe().replace(netns.name, call.netns)
             more = f", and {len(ops) - 1} more" if len(ops) > 1 else ""
@@ -280,6 +283,12 @@ class Attachments:
 
     def _is_noted(self, one: Reservation) -> bool:
         return (self._cache / f"{one.network}-{one.container_id}-{one.ifname}").exists()
+
+
+def _closely(desired: DesiredState, owned: Owned) -> Scope:
+    """As ``Scope.around``, and every element that is wanted: for who wants to know, and not to make it so."""
+    scope = Scope.around(desired, owned)
+    return msgspec.structs.replace(scope, nft_elements=frozenset(desired.only(NftElement)))
 
 
 def _on_the_node(one: Reservation, seen: Snapshot, facts: NodeFacts) -> list[AnyObject]:

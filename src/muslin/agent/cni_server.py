@@ -32,6 +32,7 @@ from muslin.agent.attachments import Attachments
 from muslin.agent.http import bind_unix, remove_unix
 from muslin.agent.reservations import Reservation
 from muslin.errors import MuslinError
+from muslin.kernel.netns import wandering
 from muslin.wire.agent_api import Container, ContainersStatus
 from muslin.wire.cni import NetworkConf, answer_version, parse_conf
 from muslin.wire.cni_call import Call, parse_call
@@ -54,7 +55,7 @@ BACKLOG = 1024
 """Pods may start by the hundred, and each call is a connection."""
 RECEIVE_BYTES = 1 << 16
 PATIENCE_S = 10.0
-"""From a connection to the last byte of its request, and from its answer until it is taken: it is a matter of moments."""
+"""From a connection to the last byte of its request, and from its answer until it is taken: it takes no time."""
 TICK_S = 1.0
 """Between looks into the spool, and at whether a look at the kernel is due."""
 LOOK_COST_FACTOR = 500
@@ -170,8 +171,9 @@ class CniServer:
             self._attachments.recover()
             self._selector.register(self._wake, selectors.EVENT_READ)
             self._selector.register(listening, selectors.EVENT_READ)
-            while not self._is_ending:
-                self._round(listening)
+            with wandering():
+                while not self._is_ending:
+                    self._round(listening)
         except BaseException as error:  # whatever it is, the agent ends with it, and says it
             failure = error
         finally:

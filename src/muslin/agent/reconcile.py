@@ -176,6 +176,10 @@ class SeeingKernel:
         self.apply_s += time.perf_counter() - begun
         return results
 
+    def forget(self, netns: str) -> None:
+        """See ``Kernel``."""
+        self._kernel.forget(netns)
+
     def settle(self, links: Iterable[Key]) -> None:
         """See ``Kernel.settle``."""
         self._kernel.settle(links)

@@ -14,6 +14,8 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
+import msgspec
+
 from muslin.errors import MuslinError
 from muslin.kernel import netns as netns_door
 from muslin.kernel import nft, nft_sets, tun
@@ -40,7 +42,8 @@ from muslin.model.kernel import (
 )
 from muslin.model.ops import Create, Delete, Op, OpResult, Replace, SetLink
 from muslin.wire import rtnetlink
-from muslin.wire.rtnetlink import Request, VxlanInfo
+from muslin.wire.netlink import NLM_F_ECHO
+from muslin.wire.rtnetlink import LinkRecord, Request, VxlanInfo
 
 
 def apply(
@@ -179,7 +182,9 @@ def _apply_batch(sessions: Sessions, batch: list[tuple[int, Op]]) -> list[Answer
     else:
         answers = _apply_by_netlink(session, ops)
     if isinstance(first, Create) and isinstance(first.object, Link):
-        sessions.forget_those([key for op in ops if isinstance(op, Create) for key in op.made_keys])
+        for op, answer in zip(ops, answers, strict=True):
+            if isinstance(op, Create):
+                sessions.learn(op.made_keys, _link_in(answer))
     elif isinstance(first, Delete) and isinstance(first.object, Link):
         sessions.forget_links()  # a veth goes with an end in another namespace
     return answers
@@ -241,6 +246,12 @@ def _apply_by_netlink(session: Session, ops: list[Op]) -> list[Answer]:
     return [answers[index] for index in range(len(ops))]
 
 
+def _link_in(answer: Answer) -> LinkRecord | None:
+    """The link that the kernel says to have made; older than Linux 6.2 it says nothing."""
+    record = rtnetlink.parse_record(answer.echo) if answer.echo else None
+    return record if isinstance(record, LinkRecord) and answer.errno == 0 else None
+
+
 def _remove_links(session: Session, names: list[str]) -> list[Answer]:
     ifindexes: dict[str, int] = {}
     for name in names:
@@ -262,7 +273,10 @@ class _Package:
     def add(self, index: int, op: Op, last_try: bool = False) -> bool:
         """Put an operation in; False when it names a link that may come to be once the package is sent."""
         try:
-            self._requests[index] = _encode(self._session, op, self._open_fds)
+            request = _encode(self._session, op, self._open_fds)
+            if isinstance(op, Create) and isinstance(op.object, Link):
+                request = msgspec.structs.replace(request, flags=request.flags | NLM_F_ECHO)
+            self._requests[index] = request
         except OSError as error:
             if error.errno != errno.ENODEV or last_try or not self._holds_links:
                 raise

@@ -43,14 +43,18 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def around(cls, desired: DesiredState, owned: Owned | None = None, crowded: str = "") -> Scope:
-        """As ``of``, for what stands among thousands of others: of the namespace ``crowded`` what these two name."""
+        """As ``of``, for what stands among thousands of others: of the namespace ``crowded`` what these two name.
+
+        Of elements those that may have to go: to add one that is there already does no harm.
+        """
         owned = owned or Owned()
-        whole = cls.of(desired, owned)
-        keys = {*owned.keys, *desired.by_key}
-        elements = {NftElement.of_key(key) for key in keys if key[0] == "nft-element"}
-        links = frozenset(str(key[2]) for key in keys if key[0] == "link" and key[1] == crowded)
+        links = {str(key[2]) for key in {*owned.keys, *desired.by_key} if key[0] == "link" and key[1] == crowded}
+        elements = {NftElement.of_key(key) for key in owned.keys if key[0] == "nft-element"}
         return msgspec.structs.replace(
-            whole, links={crowded: links}, nft_sets=frozenset(), nft_elements=frozenset(elements)
+            cls.of(desired, owned),
+            links={crowded: frozenset(links)},
+            nft_sets=frozenset(),
+            nft_elements=frozenset(elements),
         )
 
     @classmethod
@@ -119,6 +123,10 @@ class Kernel(Protocol):
 
     def settle(self, links: Iterable[Key]) -> None:
         """Return once carrier changes of these links (by key) have had their effect on bridges and routes."""
+        ...
+
+    def forget(self, netns: str) -> None:
+        """Let go of sockets and files in this namespace, so that it can end with its last process."""
         ...
 
     def close(self) -> None:

@@ -51,6 +51,9 @@ class FakeKernel:
         self.refuse = refuse
         self._sysctls: dict[Key, str] = {}
 
+    def forget(self, netns: str) -> None:
+        """Nothing to let go of."""
+
     def close(self) -> None:
         """Nothing to let go of."""
 

@@ -40,6 +40,10 @@ class LinuxKernel:
         """See ``Kernel.settle``."""
         settle(self.sessions, links)
 
+    def forget(self, netns: str) -> None:
+        """See ``Kernel.forget``."""
+        self.sessions.forget(netns)
+
     def close(self) -> None:
         """See ``Kernel.close``."""
         self.sessions.close()

@@ -43,6 +43,8 @@ class Answer(msgspec.Struct, frozen=True):
     text: str = ""
     previous: str | None = None
     """For a setting: the value that was overwritten."""
+    echo: wire.Message | None = None
+    """What came to be, where the request asked for it (NLM_F_ECHO) and the kernel knows how to tell."""
 
 
 def open_socket(netns: str, protocol: int = socket.NETLINK_ROUTE) -> socket.socket:
@@ -118,11 +120,16 @@ class NetlinkSocket:
             )
         )
         answers: dict[int, Answer] = {}
+        echoes: dict[int, wire.Message] = {}
         while len(answers) < len(batch):
             for message in wire.iter_messages(self._socket.recv(RECEIVE_BYTES)):
-                if message.kind == wire.NLMSG_ERROR and message.sequence >= first:
+                if message.sequence < first:
+                    continue
+                if message.kind == wire.NLMSG_ERROR:
                     number, text = wire.parse_error(message)
-                    answers[message.sequence] = Answer(number, text or "")
+                    answers[message.sequence] = Answer(number, text or "", echo=echoes.get(message.sequence))
+                else:
+                    echoes[message.sequence] = message
         return [answers[first + index] for index in range(len(batch))]
 
     def batch(self, begin: Request, requests: Sequence[Request], end: Request) -> dict[int, Answer]:

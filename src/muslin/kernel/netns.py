@@ -16,7 +16,7 @@ import errno
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from muslin.kernel.syscalls import (
@@ -98,16 +98,39 @@ def call_in(name: str, function: Callable[[], Result]) -> Result:
     """
     if not name:
         return function()
+    home = getattr(_wanderer, "home", None)
+    if home is None:
+        return in_thread(lambda: _enter_and_call(name, function))
+    try:
+        return _enter_and_call(name, function)
+    finally:
+        setns(home, CLONE_NEWNET)
 
-    def enter_and_call() -> Result:
-        fd = open_netns(name)
-        try:
-            setns(fd, CLONE_NEWNET)
-        finally:
-            os.close(fd)
-        return function()
 
-    return in_thread(enter_and_call)
+_wanderer = threading.local()
+
+
+@contextlib.contextmanager
+def wandering() -> Iterator[None]:
+    """Let this thread itself enter namespaces, and come back each time: a tenth of what a throw-away thread takes.
+
+    For a thread that does nothing else. One that could not come back would be lost, and the error says so (setns(2)).
+    """
+    _wanderer.home = open_netns("")
+    try:
+        yield
+    finally:
+        os.close(_wanderer.home)
+        del _wanderer.home
+
+
+def _enter_and_call(name: str, function: Callable[[], Result]) -> Result:
+    fd = open_netns(name)
+    try:
+        setns(fd, CLONE_NEWNET)
+    finally:
+        os.close(fd)
+    return function()
 
 
 def create(name: str) -> None:

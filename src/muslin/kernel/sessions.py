@@ -107,9 +107,11 @@ class Session:
         """Numbers may have changed: look them up again."""
         self._ifindex = {}
 
-    def forget_link(self, name: str) -> None:
-        """Another link may have this name by now."""
+    def learn_link(self, name: str, ifindex: int) -> None:
+        """A new link has this name, and this number, 0 for one that has to be asked for."""
         self._ifindex.pop(name, None)
+        if ifindex:
+            self._ifindex[name] = ifindex
 
     def close(self) -> None:
         """Close all doors. What they did is ours all the same: their ports stay known, and are random numbers."""
@@ -148,11 +150,15 @@ class Sessions:
         for session in self._open.values():
             session.forget_links()
 
-    def forget_those(self, links: Iterable[Key]) -> None:
-        """Links of these keys came: whatever had their names before has gone."""
-        for _, netns, name in links:
+    def learn(self, made: Iterable[Key], record: LinkRecord | None) -> None:
+        """Links of these keys came, a veth's two ends or one: whatever had their names before has gone.
+
+        ``record`` is the first of them, where it is known; of a veth it names the number of the other end.
+        """
+        numbers = (record.ifindex, record.peer_ifindex) if record else (0, 0)
+        for (_, netns, name), number in zip(made, numbers, strict=False):
             if session := self._open.get(str(netns)):
-                session.forget_link(str(name))
+                session.learn_link(str(name), number)
 
     def forget(self, netns: str) -> None:
         """Close the doors of a namespace, so that it can die."""

@@ -134,6 +134,11 @@ class Report(msgspec.Struct, frozen=True):
         return tuple(result for result in self.results if result.outcome == "skipped")
 
     @property
+    def wanting(self) -> tuple[OpResult, ...]:
+        """Both."""
+        return tuple(result for result in self.results if result.outcome != "done")
+
+    @property
     def done(self) -> tuple[OpResult, ...]:
         """The operations that worked."""
         return tuple(result for result in self.results if result.outcome == "done")
