@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from muslin.wire.cni import NetworkConf, answer_version, parse_conf
 from muslin.wire.cni_call import COMMANDS, Call, parse_call
-from muslin.wire.cni_error import NEWEST, VERSIONS, CniError, ErrorCode
+from muslin.wire.cni_error import NEWEST, VERSIONS, CniError
 from muslin.wire.cni_result import Dns, Interface, Ip, Result
 from tests.unit.wire.cni_examples import ID, NETNS, PODMAN, PREV, call, conf, outcome
 from tests.unit.wire.test_cni_result import JSON
@@ -81,7 +81,7 @@ def test_all_keys_of_ours() -> None:
 )
 def test_what_is_no_json_object_is_error_6(command: str, stdin: bytes) -> None:
     fault = fault_of(stdin, call(command))
-    assert fault.code == ErrorCode.UNDECODABLE == 6
+    assert fault.code == 6
     assert "the network configuration" in fault.msg
 
 
@@ -102,9 +102,9 @@ def test_every_version_that_is_supported(version: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("version", ["0.1.0", "0.2.0", "0.3.0", "1.0", "1.1.1", "2.0.0", "", None, " 1.0.0", "x" * 999])
 def test_a_version_that_is_not_literally_supported_is_error_1(command: str, version: str | None) -> None:
-    """cni.md section 1, "Version"; missing or empty means 0.1.0."""
+    """SPEC.md, "Version considerations"; missing or empty means 0.1.0."""
     fault = fault_of(conf(cniVersion=version), call(command))
-    assert (fault.code, ErrorCode.INCOMPATIBLE_VERSION) == (1, 1)
+    assert fault.code == 1
     assert "incompatible CNI versions" in fault.msg
     assert ("0.1.0" in fault.msg) == (version in ("0.1.0", "", None))
     assert all(supported in fault.details for supported in VERSIONS)
@@ -120,7 +120,7 @@ def test_a_version_that_is_no_string_cannot_be_decoded(version: Any) -> None:
 )
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_command_needs_the_version_that_introduced_it(command: str, least: str, version: str) -> None:
-    """cni.md section 1: "CHECK needs >=0.4.0, GC/STATUS >=1.1.0, else code 1"."""
+    """CHECK came with 0.4.0, GC and STATUS with 1.1.0."""
     stdin = conf(cniVersion=version, prevResult={})
     if version >= least:
         assert parse_conf(stdin, call(command)).cni_version == version
@@ -151,7 +151,7 @@ def test_an_error_is_told_in_the_version_that_was_asked_for(stdin: bytes, versio
 @pytest.mark.parametrize("name", [None, "", "a b", "-a", "a/b", 7, ["x"]])
 def test_a_name_that_is_missing_or_wrong_is_error_7(command: str, name: Any) -> None:
     fault = fault_of(conf(name=name), call(command))
-    assert (fault.code, ErrorCode.BAD_CONFIG) == (7, 7)
+    assert fault.code == 7
     assert fault.msg.startswith("name is ")
 
 
@@ -159,7 +159,7 @@ def test_a_name_that_is_missing_or_wrong_is_error_7(command: str, name: Any) -> 
 
 
 def test_keys_count_without_regard_to_case_at_every_level() -> None:
-    """cni.md section 4: containerd 1.6 capitalises the keys of runtimeConfig."""
+    """containerd 1.6 capitalises the keys of runtimeConfig."""
     stdin = msgspec.json.encode(
         {
             "CNIVersion": "1.1.0",
@@ -250,7 +250,7 @@ def test_a_wrong_value_is_error_7_that_names_key_and_value(command: str, key: st
 def test_an_unsupported_field_is_error_2_that_names_key_and_value(command: str) -> None:
     """SPEC.md, "Error": "The error message must contain the key and value of the unsupported field"."""
     fault = fault_of(conf(prevResult=PREV, ipam={"type": "host-local"}), call(command))
-    assert (fault.code, ErrorCode.UNSUPPORTED_FIELD) == (2, 2)
+    assert fault.code == 2
     assert 'ipam is {"type":"host-local"}' in fault.msg
 
 
@@ -258,7 +258,7 @@ def test_an_unsupported_field_is_error_2_that_names_key_and_value(command: str) 
 
 
 def test_podman_wants_address_and_mac_by_cni_args_alone() -> None:
-    """cni.md section 4: podman does so even when the capabilities are declared; unknown keys must not fail."""
+    """podman does so even when the capabilities are declared; unknown keys must not fail."""
     stdin = conf(cniVersion="0.4.0", runtimeConfig={"aliases": {"podnet": ["web1"]}})
     made = parse_conf(stdin, parse_call(PODMAN))
     assert (made.addresses, made.mac) == (("10.5.3.77",), "02:11:22:33:44:55")
@@ -271,7 +271,7 @@ PLACES: list[dict[str, Any]] = [
 
 
 def test_the_precedence_of_the_three_places() -> None:
-    """cni.md section 1: runtimeConfig.ips / args.cni.ips > CNI_ARGS IP=."""
+    """CONVENTIONS.md, "ips": runtimeConfig.ips / args.cni.ips > CNI_ARGS IP=."""
     by = call(IP="10.5.3.3", MAC="02:00:00:00:00:03")
     wanted = [
         parse_conf(conf(**PLACES[0], **PLACES[1]), by),
@@ -336,7 +336,7 @@ def test_a_mac_that_no_interface_can_have_is_refused(text: str) -> None:
 
 
 def test_check_needs_the_result_of_the_add() -> None:
-    """cni.md section 1: "CHECK: needs prevResult"."""
+    """SPEC.md, "CHECK": "The plugin must consult prevResult"."""
     fault = fault_of(conf(), call("CHECK"))
     assert fault.code == 7
     assert "prevResult is missing" in fault.msg
@@ -349,7 +349,7 @@ def test_check_needs_the_result_of_the_add() -> None:
     "garbage", [None, "", "x", 7, [], {"ips": 7}, {"ips": [{"address": "torn"}]}, {"interfaces": [None]}]
 )
 def test_a_del_passes_over_garbage_in_prev_result(garbage: Any) -> None:
-    """cni.md section 1, "DEL": best effort; section 4: DEL comes without prevResult, or with half of it."""
+    """SPEC.md, "DEL": best effort, and a DEL comes without prevResult, or with half of it."""
     assert parse_conf(conf(prevResult=garbage), call("DEL")).prev_result is None
 
 
@@ -363,7 +363,7 @@ def test_a_del_gets_the_result_when_it_can_be_read() -> None:
 
 @pytest.mark.parametrize("command", ["DEL", "GC"])
 def test_what_an_add_refuses_does_not_keep_a_container_from_being_removed(command: str) -> None:
-    """cni.md section 4: an ADD that failed is followed by a DEL, and a pod is stuck until that works."""
+    """an ADD that failed is followed by a DEL, and a pod is stuck until that works."""
     stdin = conf(mtu="x", mode=7, runtimeConfig=[], ipam={"type": "x"}, dns=1, prevResult={"ips": 7})
     assert parse_conf(stdin, call(command, IP="x", MAC="y")).name == "podnet"
 
@@ -384,7 +384,7 @@ def test_of_the_two_keys_that_libcni_sends_the_specified_one_counts() -> None:
 
 
 def test_no_list_is_not_an_empty_one() -> None:
-    """cni.md section 1, "GC": an absent key is a nil list, as ``cnitool gc`` sends it."""
+    """An absent key is a nil list, as ``cnitool gc`` sends it."""
     assert parse_conf(conf(), call("GC")).valid_attachments is None
     assert parse_conf(conf(**{"cni.dev/valid-attachments": None}), call("GC")).valid_attachments is None
 
