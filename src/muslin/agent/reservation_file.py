@@ -70,14 +70,14 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One transaction: rows to write and to drop, addresses that leave and join the queue of freed ones.
+    """One transaction: rows to write and to drop, and addresses that join the end of the queue of freed ones.
 
-    ``new_pools``: queue and cursors are all that there are, and no others stay.
+    An address that is taken out of the queue stays in the file, where its reservation outweighs it. With
+    ``new_pools`` this queue and these cursors are all that there are, and no others stay.
     """
 
     put: tuple[Row, ...] = ()
     drop: tuple[tuple[str, str], ...] = ()
-    taken: tuple[str, ...] = ()
     freed: tuple[str, ...] = ()
     cursors: dict[str, int] = {}
     new_pools: bool = False
@@ -254,7 +254,6 @@ def _apply(connection: sqlite3.Connection, change: Change) -> None:
         connection.execute("DELETE FROM pool")
     connection.executemany("INSERT OR REPLACE INTO reservation VALUES (?, ?, ?)", change.put)
     connection.executemany("DELETE FROM reservation WHERE container_id = ? AND ifname = ?", change.drop)
-    connection.executemany("DELETE FROM freed WHERE address = ?", [(address,) for address in change.taken])
     connection.executemany(
         "INSERT OR REPLACE INTO freed (address) VALUES (?)", [(address,) for address in change.freed]
     )

@@ -182,7 +182,6 @@ class Reservations:
         change = Change(
             put=(_row(after),) if after else (),
             drop=(before.key,) if before and not after else (),
-            taken=taken,
             freed=tuple(address for address in freed if any(pool.queues(address) for pool in self._pools)),
             cursors=cursors,
         )

@@ -63,13 +63,14 @@ def test_what_was_written_is_read_again(path: Path) -> None:
         Change(
             put=(("a", "eth0", "[]"),),
             drop=(("b", "eth0"),),
-            taken=("10.5.3.9",),
-            freed=("10.5.3.1",),
+            freed=("10.5.3.1", "10.5.3.9"),
             cursors={"x": 7},
         )
     )
     assert read(path) == Contents(
-        rows=(("a", "eth0", "[]"),), freed=("10.5.3.2", "10.5.3.1"), cursors={"fd00::/64": 2**64 + 1, "x": 7}
+        rows=(("a", "eth0", "[]"),),
+        freed=("10.5.3.2", "10.5.3.1", "10.5.3.9"),
+        cursors={"fd00::/64": 2**64 + 1, "x": 7},
     )
     file.write(Change(freed=("10.5.9.9",), new_pools=True))
     assert read(path) == Contents(rows=(("a", "eth0", "[]"),), freed=("10.5.9.9",))
@@ -306,7 +307,7 @@ def test_a_full_disk_is_named_and_nothing_is_half_made(path: Path) -> None:
     journal.close()
 
 
-def test_a_file_that_may_not_be_written_is_named(path: Path) -> None:
+def test_a_file_that_may_not_be_written_is_named(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     journal = Reservations.open(path, SUBNETS)
     journal.add(reservation("a"))
     connection = journal._file._connection
@@ -315,6 +316,28 @@ def test_a_file_that_may_not_be_written_is_named(path: Path) -> None:
     with pytest.raises(MuslinError, match=rf"{path} cannot be written: .*readonly"):
         journal.remove(("a", "eth0"))
     assert journal.get("a", "eth0") is not None
+    connection.execute("PRAGMA query_only = OFF")
+    journal.remove(("a", "eth0"))
+    assert not caplog.text, "the next change finds the file as it was"
+    journal.close()
+
+
+def test_a_change_that_fails_half_way_is_undone(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = Reservations.open(path, SUBNETS)
+    journal.add(reservation("a"))
+    before, connection = known(journal), journal._file._connection
+    assert connection is not None
+    connection.execute(
+        "CREATE TEMP TRIGGER refuse BEFORE INSERT ON freed BEGIN SELECT RAISE(ABORT, 'no more of these'); END"
+    )
+    with pytest.raises(MuslinError, match=rf"{path} cannot be written: no more of these"):
+        journal.remove(("a", "eth0"))
+    again = Reservations.open(path, SUBNETS)
+    assert known(again) == known(journal) == before
+    again.close()
+    connection.execute("DROP TRIGGER refuse")
+    journal.remove(("a", "eth0"))
+    assert not caplog.text, "the next change finds the file as it was"
     journal.close()
 
 
