@@ -55,7 +55,6 @@ TABLES = (
 CURSOR_DIGITS = 39  # of 2 ** 128
 LOCKED_S = 5.0
 """How long to wait while somebody looks into the file with another program."""
-COMPANIONS = ("", "-wal", "-shm")
 
 Row = tuple[str, str, str]
 """Container id, interface name, value."""
@@ -71,14 +70,14 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One transaction: rows to write and to drop, addresses that leave and join the queue of freed ones.
+    """One transaction: rows to write and to drop, and addresses that join the end of the queue of freed ones.
 
-    ``new_pools``: queue and cursors are all that there are, and no others stay.
+    An address that is taken out of the queue stays in the file, where its reservation outweighs it. With
+    ``new_pools`` this queue and these cursors are all that there are, and no others stay.
     """
 
     put: tuple[Row, ...] = ()
     drop: tuple[tuple[str, str], ...] = ()
-    taken: tuple[str, ...] = ()
     freed: tuple[str, ...] = ()
     cursors: dict[str, int] = {}
     new_pools: bool = False
@@ -150,15 +149,11 @@ class ReservationFile:
             return contents
 
     def _set_aside(self) -> Path:
-        """Move the file and its companions away, over what was set aside before."""
+        """Move the file away, over what was set aside before. Its log goes with the making of the next."""
         self.close()
         aside = self.path.with_name(f"{self.path.name}.broken")
         with self._explained():
-            for suffix in COMPANIONS:
-                try:
-                    Path(f"{self.path}{suffix}").replace(f"{aside}{suffix}")
-                except FileNotFoundError:
-                    Path(f"{aside}{suffix}").unlink(missing_ok=True)
+            self.path.replace(aside)
         return aside
 
     def _is_there(self) -> bool:
@@ -202,6 +197,8 @@ class ReservationFile:
             if primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
                 raise _Broken(f"is damaged or none of ours ({error})") from error
             raise MuslinError(f"{self.path} cannot be written: {error}", "free some space, or see its owner") from error
+        except UnicodeDecodeError as error:  # the sqlite3 module's own, of a damaged schema
+            raise _Broken(f"is damaged ({error})") from error
         except OSError as error:
             reason = error.strerror or error
             raise MuslinError(f"{self.path} cannot be used: {reason}", "free some space, or see its owner") from error
@@ -213,22 +210,16 @@ def _everything(contents: Contents) -> Change:
 
 def _prepare(connection: sqlite3.Connection) -> Contents:
     connection.text_factory = _text
+    is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
+    if not is_empty:  # look before the first change: what is not ours stays as it is
+        _check(connection)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    if not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
+    if is_empty:
         connection.execute("BEGIN IMMEDIATE")
         for statement in TABLES:
             connection.execute(statement)
         connection.execute("COMMIT")
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (schema,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != APPLICATION_ID:
-        raise _Broken("is a database, but not one of reservations")
-    if schema != SCHEMA:
-        raise _Broken(f"has schema {schema}, and this Muslin knows {SCHEMA}")
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise _Broken(f"is damaged ({verdict})")
     return Contents(
         rows=tuple(connection.execute("SELECT container_id, ifname, value FROM reservation")),
         freed=tuple(address for (address,) in connection.execute("SELECT address FROM freed ORDER BY turn")),
@@ -238,6 +229,18 @@ def _prepare(connection: sqlite3.Connection) -> Contents:
             if cursor.isdecimal() and len(cursor) <= CURSOR_DIGITS
         },
     )
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (schema,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise _Broken("is a database, but not one of reservations")
+    if schema != SCHEMA:
+        raise _Broken(f"has schema {schema}, and this Muslin knows {SCHEMA}")
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise _Broken(f"is damaged ({verdict})")
 
 
 def _text(raw: bytes) -> str:
@@ -251,7 +254,6 @@ def _apply(connection: sqlite3.Connection, change: Change) -> None:
         connection.execute("DELETE FROM pool")
     connection.executemany("INSERT OR REPLACE INTO reservation VALUES (?, ?, ?)", change.put)
     connection.executemany("DELETE FROM reservation WHERE container_id = ? AND ifname = ?", change.drop)
-    connection.executemany("DELETE FROM freed WHERE address = ?", [(address,) for address in change.taken])
     connection.executemany(
         "INSERT OR REPLACE INTO freed (address) VALUES (?)", [(address,) for address in change.freed]
     )

@@ -22,9 +22,9 @@ import msgspec
 from muslin.agent.reservation_file import Change, Contents, ReservationFile, Row
 from muslin.errors import MuslinError
 from muslin.lease.addresses import AddressTaken, Pool, choose_all
-from muslin.model.address import address_part, parse_address, parse_interface
+from muslin.model.address import address_part, family_of
 from muslin.wire.cni import Mode
-from muslin.wire.cni_fields import is_address
+from muslin.wire.cni_fields import is_address, is_interface_address
 
 log = logging.getLogger("muslin.agent")
 
@@ -182,7 +182,6 @@ class Reservations:
         change = Change(
             put=(_row(after),) if after else (),
             drop=(before.key,) if before and not after else (),
-            taken=taken,
             freed=tuple(address for address in freed if any(pool.queues(address) for pool in self._pools)),
             cursors=cursors,
         )
@@ -256,11 +255,10 @@ def _parse(container_id: str, ifname: str, value: str) -> Reservation:
     reservation = msgspec.json.decode(value, type=Reservation)
     if reservation.key != (container_id, ifname):
         raise ValueError(f"it names {reservation}")
-    if not reservation.addresses:
-        raise ValueError("it has no address")
-    for address in reservation.addresses:
-        if parse_interface(address) != address:
-            raise ValueError(f"{address} is not the usual spelling of an address with its length")
-    for gateway in reservation.gateways:
-        parse_address(gateway)
+    if not reservation.addresses or not all(is_interface_address(address) for address in reservation.addresses):
+        raise ValueError(f"its addresses are {', '.join(reservation.addresses) or 'missing'}")
+    if len({family_of(address) for address in reservation.addresses}) < len(reservation.addresses):
+        raise ValueError(f"{', '.join(reservation.addresses)} are two of one family")
+    if not all(is_address(gateway) for gateway in reservation.gateways):
+        raise ValueError(f"its gateways are {', '.join(reservation.gateways)}")
     return reservation

@@ -20,7 +20,7 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from muslin.model.address import Family, address_part, family_of
+from muslin.model.address import Family, address_part, family_of, packed
 
 QUEUE_MAX = 1 << 16
 """Addresses; a whole IPv4 /16."""
@@ -176,7 +176,7 @@ class Pool:
         """How many places after the subnet's first address; 0, which is nobody's, for one that is not handed out."""
         if family_of(address) != self.family:
             return 0
-        place = int(ipaddress.ip_address(address_part(address))) - self._base
+        place = int.from_bytes(packed(address_part(address))) - self._base
         return place if FIRST <= place <= self._last else 0
 
     def _text(self, place: int) -> str:
