@@ -66,7 +66,7 @@ enum command { COMMAND_ADD, COMMAND_CHECK, COMMAND_DEL, COMMAND_GC, COMMAND_STAT
 static const char *const COMMAND_NAMES[] = {"ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"};
 _Static_assert(sizeof COMMAND_NAMES / sizeof COMMAND_NAMES[0] == COMMANDS, "a name for each command");
 
-/* The agent answers in these; kept equal to wire/cni.py by a test. */
+/* In which the agent answers; those of src/muslin/cli/cni_network.py, by a test. */
 #define NEWEST "1.1.0"
 static const char *const VERSIONS[] = {"0.3.1", "0.4.0", "1.0.0", NEWEST};
 #define VERSIONS_LIST "[\"0.3.1\",\"0.4.0\",\"1.0.0\",\"" NEWEST "\"]"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import struct
 import subprocess
 from pathlib import Path
@@ -260,6 +262,24 @@ def test_an_agent_that_does_not_read_is_as_a_silent_one(path: Path) -> None:
     with agent_at(path, do_not_read, reads=False):
         done = call(conf(path, padding="x" * 900_000), ADD, impatient())
     assert done.code == 11
+
+
+def test_an_agent_that_accepts_nobody_is_as_a_silent_one(path: Path) -> None:
+    """All places in its queue are taken, so that connecting waits."""
+    path.parent.mkdir()
+    with contextlib.ExitStack() as closing:
+        listener = closing.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        listener.bind(str(path))
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting = closing.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                waiting.setblocking(False)
+                waiting.connect(str(path))
+        for command in COMMANDS:
+            assert_as_without_agent(command, call(conf(path), environment(command), impatient()), path)
+            for file in spooled(path):
+                file.unlink()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
