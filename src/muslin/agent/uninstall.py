@@ -20,8 +20,10 @@ from muslin.kernel.converge import converge, plan_ops
 from muslin.model.lease import Lease
 from muslin.model.ops import Op
 from muslin.model.state import DesiredState
+from muslin.wire.cni_socket import SOCKET_NAME as CNI_SOCKET_NAME
+from muslin.wire.cni_socket import SPOOL_NAME
 
-RUN_FILES = ("agent.sock", "tunnel.log", "tunnel.peers", "tunnel.peers.new")
+RUN_FILES = ("agent.sock", CNI_SOCKET_NAME, "tunnel.log", "tunnel.peers", "tunnel.peers.new")
 
 
 class Leftovers(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,12 +67,14 @@ class Removal:
             raise MuslinError(f"not everything could be removed:\n  {stayed}", "mend that, and run it again")
         for path in self._files():
             path.unlink(missing_ok=True)
-        for directory in (self._directory.path, self._run_directory):
+        for directory in (self._directory.path, self._run_directory / SPOOL_NAME, self._run_directory):
             _remove_if_empty(directory)
 
     def _files(self) -> list[Path]:
         found = self._directory.files()
         found += [path for name in RUN_FILES if (path := self._run_directory / name).exists()]
+        # What runtimes have had removed while no agent ran: all that it could undo goes now.
+        found += sorted((self._run_directory / SPOOL_NAME).glob("*"))
         node = self._directory.read_node()
         env = read_subnet_env(Path(node.subnet_file)) if node.subnet_file else None
         # A flannel that runs here now may have written its own.
