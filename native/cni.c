@@ -176,12 +176,10 @@ static void hold_standard_streams(void)
             _exit(EXIT_FAILURE);
 }
 
-/* is_stdout_open() - see whether there is somebody who could take a result */
+/* is_stdout_open() - see whether a result could be written; what stands for a closed stream counts as read-only */
 static bool is_stdout_open(void)
 {
-    int flags = fcntl(STDOUT_FILENO, F_GETFL);
-
-    return flags >= 0 && !(flags & O_PATH) && (flags & O_ACCMODE) != O_RDONLY;
+    return (fcntl(STDOUT_FILENO, F_GETFL) & O_ACCMODE) != O_RDONLY;
 }
 
 /* take_environment() - copy the variables of CNI into the request; Return: false if they are too long */

@@ -320,6 +320,7 @@ def test_with_standard_output_closed_nothing_is_done(path: Path) -> None:
     with agent_at(path, answer(RESULT)) as agent:
         for streams in ((">&-",), ("<&-", ">&-"), ("<&-", ">&-", "2>&-")):
             assert call(conf(path), wrapper=closed(*streams)).status == 1
+        assert call(conf(path), wrapper=closed("1</dev/null")).status == 1
         assert call(conf(path), environment("VERSION"), wrapper=closed(">&-")).status == 1
     assert agent.seen == []
 
@@ -333,6 +334,20 @@ def test_with_standard_error_closed_nothing_that_is_said_gets_elsewhere(path: Pa
     call(conf(path), environment("DEL"), wrapper=closed("2>&-")).assert_success()
     (file,) = spooled(path)
     assert file.read_bytes().endswith(conf(path))
+
+
+def test_nothing_that_is_opened_takes_the_place_of_a_closed_stream(path: Path) -> None:
+    """What is said on standard error would go to the agent, or into a file of the spool."""
+    with agent_at(path, wait_for_end) as agent:
+        command = [*closed("2>&-"), build()]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=ADD)
+        assert process.stdin
+        process.stdin.write(conf(path))
+        process.stdin.close()
+        wait_until(lambda: agent.seen)
+        assert os.readlink(f"/proc/{process.pid}/fd/2") == "/"
+        process.kill()
+        process.wait(30)
 
 
 def test_standard_input_that_is_never_closed_is_not_waited_for_without_an_end() -> None:
