@@ -66,7 +66,7 @@ enum command { COMMAND_ADD, COMMAND_CHECK, COMMAND_DEL, COMMAND_GC, COMMAND_STAT
 static const char *const COMMAND_NAMES[] = {"ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"};
 _Static_assert(sizeof COMMAND_NAMES / sizeof COMMAND_NAMES[0] == COMMANDS, "a name for each command");
 
-/* The agent answers in these; kept equal to wire/cni.py by a test. */
+/* In which the agent answers; those of src/muslin/cli/cni_network.py, by a test. */
 #define NEWEST "1.1.0"
 static const char *const VERSIONS[] = {"0.3.1", "0.4.0", "1.0.0", NEWEST};
 #define VERSIONS_LIST "[\"0.3.1\",\"0.4.0\",\"1.0.0\",\"" NEWEST "\"]"
@@ -176,12 +176,10 @@ static void hold_standard_streams(void)
             _exit(EXIT_FAILURE);
 }
 
-/* is_stdout_open() - see whether there is somebody who could take a result */
+/* is_stdout_open() - see whether a result could be written; what stands for a closed stream counts as read-only */
 static bool is_stdout_open(void)
 {
-    int flags = fcntl(STDOUT_FILENO, F_GETFL);
-
-    return flags >= 0 && !(flags & O_PATH) && (flags & O_ACCMODE) != O_RDONLY;
+    return (fcntl(STDOUT_FILENO, F_GETFL) & O_ACCMODE) != O_RDONLY;
 }
 
 /* take_environment() - copy the variables of CNI into the request; Return: false if they are too long */

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from muslin.cli import cni as verbs
+from muslin.cli.cni_network import VERSIONS
 from muslin.cli.cni_program import ask_plugin_status, find_program, is_program
 from muslin.cli.main import run
 from muslin.errors import EXIT_CHECK_FAILED, EXIT_OK, MuslinError, UnsupportedError
@@ -76,6 +77,11 @@ def test_an_agent_that_takes_no_containers_is_heard(host: Path, capsys: pytest.C
 def test_an_agent_without_that_socket_is_heard(host: Path) -> None:
     with pytest.raises(MuslinError, match=f"no agent answers at {host}/run/cni.sock"):
         ask_plugin_status(find_program(), json.loads(conf(host / "run" / "cni.sock")))
+
+
+def test_the_plugin_knows_the_versions_that_are_offered() -> None:
+    done = call(b"", {**ADD, "CNI_COMMAND": "VERSION"})
+    assert tuple(done.document["supportedVersions"]) == VERSIONS
 
 
 def test_every_build_is_known_as_the_plugin() -> None:

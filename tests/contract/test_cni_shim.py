@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import struct
 import subprocess
 from pathlib import Path
@@ -262,6 +264,24 @@ def test_an_agent_that_does_not_read_is_as_a_silent_one(path: Path) -> None:
     assert done.code == 11
 
 
+def test_an_agent_that_accepts_nobody_is_as_a_silent_one(path: Path) -> None:
+    """All places in its queue are taken, so that connecting waits."""
+    path.parent.mkdir()
+    with contextlib.ExitStack() as closing:
+        listener = closing.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        listener.bind(str(path))
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting = closing.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                waiting.setblocking(False)
+                waiting.connect(str(path))
+        for command in COMMANDS:
+            assert_as_without_agent(command, call(conf(path), environment(command), impatient()), path)
+            for file in spooled(path):
+                file.unlink()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_where_no_agent_was_ever_set_up_a_del_has_nothing_to_undo(tmp_path: Path, command: str) -> None:
     path = tmp_path / "run" / "cni.sock"
@@ -300,6 +320,7 @@ def test_with_standard_output_closed_nothing_is_done(path: Path) -> None:
     with agent_at(path, answer(RESULT)) as agent:
         for streams in ((">&-",), ("<&-", ">&-"), ("<&-", ">&-", "2>&-")):
             assert call(conf(path), wrapper=closed(*streams)).status == 1
+        assert call(conf(path), wrapper=closed("1</dev/null")).status == 1
         assert call(conf(path), environment("VERSION"), wrapper=closed(">&-")).status == 1
     assert agent.seen == []
 
@@ -313,6 +334,20 @@ def test_with_standard_error_closed_nothing_that_is_said_gets_elsewhere(path: Pa
     call(conf(path), environment("DEL"), wrapper=closed("2>&-")).assert_success()
     (file,) = spooled(path)
     assert file.read_bytes().endswith(conf(path))
+
+
+def test_nothing_that_is_opened_takes_the_place_of_a_closed_stream(path: Path) -> None:
+    """What is said on standard error would go to the agent, or into a file of the spool."""
+    with agent_at(path, wait_for_end) as agent:
+        command = [*closed("2>&-"), build()]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=ADD)
+        assert process.stdin
+        process.stdin.write(conf(path))
+        process.stdin.close()
+        wait_until(lambda: agent.seen)
+        assert os.readlink(f"/proc/{process.pid}/fd/2") == "/"
+        process.kill()
+        process.wait(30)
 
 
 def test_standard_input_that_is_never_closed_is_not_waited_for_without_an_end() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from muslin.wire.cni_socket import ANSWER_MAX_BYTES
 from tests.contract.cni_shim import ADD, NOBODY, ROOT, SANITIZED, Call, agent_at, answer, build, call, missing, raw
 
 CORPUS = ROOT / "tests" / "corpus" / "cni"
@@ -89,6 +91,7 @@ def test_whatever_is_asked_without_an_agent(stdin: bytes, given_variables: dict[
 
 
 @settings(max_examples=EXAMPLES)
+@example(struct.pack("=II", 0, ANSWER_MAX_BYTES + 1) + bytes(ANSWER_MAX_BYTES + 1), True)
 @given(st.binary(max_size=40) | st.binary(max_size=40).map(lambda data: bytes(4) + data), st.booleans())
 def test_whatever_is_answered(data: bytes, reads: bool) -> None:
     with tempfile.TemporaryDirectory() as directory:

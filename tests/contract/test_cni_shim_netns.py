@@ -77,7 +77,7 @@ def test_a_command_without_a_container_does_not_look_at_it(tmp_path: Path, other
 
 @pytest.mark.parametrize("command", ["ADD", "DEL"])
 @pytest.mark.parametrize("kind", ["file", "directory", "fifo", "device", "other kind of namespace", "user's namespace"])
-def test_what_is_no_network_namespace_is_not_opened(tmp_path: Path, kind: str, command: str) -> None:
+def test_what_is_no_network_namespace_is_told_as_none(tmp_path: Path, kind: str, command: str) -> None:
     """A FIFO would hang; a plain file is what a namespace's mount leaves behind after a reboot."""
     path = tmp_path / "netns"
     match kind:

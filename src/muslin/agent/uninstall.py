@@ -23,9 +23,10 @@ from muslin.model.lease import Lease
 from muslin.model.ops import Op, Report
 from muslin.model.state import DesiredState
 from muslin.plan.diff import diff
+from muslin.wire.cni_socket import SOCKET_NAME as CNI_SOCKET_NAME
 from muslin.wire.cni_socket import SPOOL_NAME
 
-RUN_FILES = ("agent.sock", "cni.sock", "tunnel.log", "tunnel.peers", "tunnel.peers.new")
+RUN_FILES = ("agent.sock", CNI_SOCKET_NAME, "tunnel.log", "tunnel.peers", "tunnel.peers.new")
 
 
 class Leftovers(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +80,7 @@ class Removal:
     def _files(self) -> list[Path]:
         found = self._directory.files()
         found += [path for name in RUN_FILES if (path := self._run_directory / name).exists()]
+        # What runtimes have had removed while no agent ran: all that it could undo goes now.
         found += sorted((self._run_directory / SPOOL_NAME).glob("*"))
         node = self._directory.read_node()
         env = read_subnet_env(Path(node.subnet_file)) if node.subnet_file else None

@@ -17,6 +17,7 @@ from muslin.model.kernel import PROTOCOL_MUSLIN, Bridge, Link, Route, Sysctl, li
 from muslin.model.lease import Advertisement
 from muslin.model.ops import Delete
 from muslin.store.memory import MemoryData
+from muslin.wire.cni_socket import SpoolFile
 from muslin.wire.flannel_lease import encode_value
 from tests.unit.agent.hosts import Host
 from tests.unit.agent.simulated import config, simulated, until, without_thread
@@ -124,8 +125,10 @@ async def test_a_subnet_file_that_somebody_else_has_written_since_stays(host: Ho
 async def test_files_of_a_run_that_was_killed_go_and_those_of_others_stay(host: Host, tmp_path: Path) -> None:
     await had_an_agent(host, config())
     run = tmp_path / "run"
-    run.mkdir()
-    ours = [run / "agent.sock", run / "tunnel.log", run / "tunnel.peers", run / "tunnel.peers.new"]
+    (run / "cni-spool").mkdir(parents=True)
+    kept = SpoolFile(at_ns=1, pid=2).name
+    ours = [run / "cni.sock", run / "cni-spool" / kept, run / "cni-spool" / kept.replace("del", "tmp")]
+    ours += [run / "agent.sock", run / "tunnel.log", run / "tunnel.peers", run / "tunnel.peers.new"]
     ours += [host.directory / "node.json.new", host.directory / "owned.json.broken", host.directory / "subnet.env.new"]
     for path in (*ours, run / "other"):
         path.write_text("")
