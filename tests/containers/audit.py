@@ -9,6 +9,7 @@ bears the run's token or a host's directory, so what is ours among processes and
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,6 +33,9 @@ MACHINE_DIRECTORIES = (
 )
 CGROUPS = Path("/sys/fs/cgroup")
 KEPT_BY_HOST_LOCAL = frozenset({"lock", "last_reserved_ip.0"})
+OUR_TABLE = "table bridge muslin_cni"
+FRAME = re.compile(r" (type|typeof|flags|size) ")
+"""What nft says of a set, beside its elements."""
 KEPT_LINKS = frozenset({"lo", "eth0", "cni0", "vxlan1"})
 
 
@@ -41,12 +45,19 @@ def of_host(host: Host) -> Picture:
     netns = host.path("/run/netns")
     state = host.path("/var/lib/cni")
     files = (one for one in state.rglob("*") if one.is_file() and one.name not in KEPT_BY_HOST_LOCAL)
+    rules = _ruleset(host.run("nft", "--stateless", "list", "ruleset"))
     return {
         "links": frozenset(links) - KEPT_LINKS,
         "namespaces": frozenset(one.name for one in netns.iterdir()),
         "files of plugins": frozenset(str(one.relative_to(state)) for one in files),
-        "packet filter": _ruleset(host.run("nft", "--stateless", "list", "ruleset")),
+        "packet filter": frozenset(filter(_is_of_a_container, rules)),
     }
+
+
+def _is_of_a_container(rule: str) -> bool:
+    """Whether a line is more than the frame of the agent's own table, which comes and goes with containers as such."""
+    _, ours, inside = rule.partition(OUR_TABLE)
+    return not ours or ("set " in inside and not inside.endswith("{") and not FRAME.search(inside))
 
 
 def of_machine() -> Picture:

@@ -127,20 +127,17 @@ def _all_at_once(here: Podman, commands: list[tuple[str, ...]]) -> None:
 
 
 @ours_only
-def test_after_a_power_cut_a_container_starts_at_once_with_its_address(
-    podmen: tuple[Podman, ...], new_host: Callable[[], Host]
-) -> None:
-    """plugins: podman calls no DEL at boot, so a plugin sees an ADD of an id that it still has (podman#3759)."""
-    host, there = new_host(), podmen[1]
-    here = Podman(host)
-    here.load()
-    before = here.start("web")
+def test_after_a_power_cut_a_container_starts_at_once_with_its_address(new_host: Callable[[], Host]) -> None:
+    """At boot podman calls no DEL, so a plugin sees an ADD of an id that it still has (podman#3759)."""
+    here, there = Podman(new_host()), Podman(new_host())
+    for one in (here, there):
+        one.load()
+    asker, before = there.start("asker"), here.start("web")
     here.start("other")
-    host.cut_power()
-    host.boot()
-    host.start_agent()
-    wait_until(lambda: all_settled(host.underlay.living), "routes lead to the host again")
+    here.host.cut_power()
+    here.host.boot()
+    here.host.start_agent()
+    wait_until(lambda: all_settled(here.host.underlay.living), "routes lead to the host again")
     here("start", "web")
     assert here.address("web") == before
-    asker = there.start("asker")
     assert seen_as(there.exec("asker", *fetch(before))) == asker
