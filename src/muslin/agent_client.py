@@ -18,7 +18,7 @@ import msgspec
 import muslin
 from muslin.errors import MuslinError, UnsupportedError, UsageError
 from muslin.settings import BY_NAME
-from muslin.wire.agent_api import AgentStatus, ErrorDocument, StopRequest
+from muslin.wire.agent_api import AgentStatus, ContainerList, ErrorDocument, StopRequest
 
 SOCKET_NAME = "agent.sock"
 TIMEOUT_S = 5.0
@@ -44,6 +44,11 @@ def default_socket(environment: Mapping[str, str] = os.environ) -> str:
 def fetch_status(path: str, probe: bool = False, timeout_s: float = TIMEOUT_S) -> AgentStatus:
     """What the agent says of itself; with ``probe`` after it has asked its peers. NoAgentError, MuslinError."""
     return _ask(path, "GET", f"/v1/status?probe={int(probe)}", None, AgentStatus, timeout_s)
+
+
+def fetch_containers(path: str, timeout_s: float = TIMEOUT_S) -> ContainerList:
+    """The containers that it has connected. NoAgentError, MuslinError."""
+    return _ask(path, "GET", "/v1/containers", None, ContainerList, timeout_s)
 
 
 def ask_status(path: str) -> AgentStatus | None:

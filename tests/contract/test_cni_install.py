@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from muslin.cli import cni as verbs
-from muslin.cli.cni_network import VERSIONS
 from muslin.cli.cni_program import ask_plugin_status, find_program, is_program
 from muslin.cli.main import run
 from muslin.errors import EXIT_CHECK_FAILED, EXIT_OK, MuslinError, UnsupportedError
+from muslin.wire.cni_error import VERSIONS
 from tests.contract.cni_shim import ADD, RESULT, agent_at, answer, build, call, conf, missing
 from tests.unit.agent.node import FakeNode, make_network, make_status
 from tests.unit.cli.agent_at import agent_at as api_at

@@ -26,6 +26,7 @@ from muslin.wire.cni import NetworkConf
 from muslin.wire.cni_call import Call
 from muslin.wire.cni_error import CniError, ErrorCode
 from muslin.wire.cni_result import Interface, Ip, Result, Route
+from muslin.wire.nftables import JOINT, is_mac
 
 OWN = ""
 ALIAS = "muslin-cni:"
@@ -275,6 +276,39 @@ def ours_in(seen: Snapshot, keep: Iterable[str] = ()) -> Owned:
     tables = (obj for obj in seen.only(NftTable) if obj.name == sources.TABLE)
     elements = (obj for obj in seen.only(NftElement) if obj.table == sources.TABLE)
     return Owned(keys=frozenset(obj.key for obj in (*links, *tables, *elements)))
+
+
+def unrecorded(seen: Snapshot, known: set[str], facts: NodeFacts, boot_id: str, now: float) -> Iterator[Reservation]:
+    """What is connected under our alias without a reservation, as far as it can be told; ``known`` are cables.
+
+    Where its namespace is cannot be: a container that is checked (CHECK) and removed does not need it.
+    """
+    allowed: dict[str, list[str]] = {}
+    for element in seen.only(NftElement):
+        cable, _, value = element.address.partition(JOINT)
+        if element.table == sources.TABLE:
+            allowed.setdefault(cable, []).append(value)
+    for link in seen.only(Link):
+        alias = link.alias or ""
+        container_id, _, ifname = alias.removeprefix(ALIAS).rpartition("/")
+        if link.name in known or not alias.startswith(ALIAS) or not container_id or link.name not in allowed:
+            continue
+        macs = [value for value in allowed[link.name] if is_mac(value)]
+        yield Reservation(
+            container_id=container_id,
+            ifname=ifname,
+            network="",
+            addresses=tuple(value for value in allowed[link.name] if not is_mac(value)),
+            gateways=facts.gateways,
+            mac=macs[0] if macs else "",
+            host_link=link.name,
+            mode="bridge" if facts.bridge else "routed",
+            mtu=link.mtu,
+            hairpin=bool(link.hairpin),
+            boot_id=boot_id,
+            at=now,
+            complete=True,
+        )
 
 
 def outside_sentence(known: Iterable[Reservation], facts: NodeFacts) -> Iterator[str]:

@@ -21,6 +21,7 @@ run out.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from muslin.agent.attachment_plan import (
     refusal,
     refuse_what_cannot_be,
     result_of,
+    unrecorded,
     wanted,
     wide_scope,
 )
@@ -74,6 +76,7 @@ class Attachments:
     ) -> None:
         self._kernel, self._reservations, self._boot_id = kernel, reservations, boot_id
         self._clock, self._cache = clock, cache
+        self._has_looked = False
         self._dead_since: dict[tuple[str, str], float] = {}
         """Reservations that nobody seems to need any more, and since when."""
 
@@ -82,6 +85,8 @@ class Attachments:
     def add(self, call: Call, conf: NetworkConf, netns: Netns, facts: NodeFacts) -> Result:
         """Connect a container; CniError, and then nothing is left of the attempt."""
         refuse_what_cannot_be(conf, facts)
+        if not self._has_looked:  # what is connected and was not recorded has its addresses
+            self.look(facts)
         self._reservations.set_subnets(facts.subnets)
         self._make_room(call, conf, netns)
         reservation = self._reserve(wanted(call, conf, netns, facts, self._boot_id, self._clock()), conf)
@@ -250,15 +255,27 @@ class Attachments:
 
     def look(self, facts: NodeFacts) -> tuple[str, ...]:
         """Put right what others have changed of it on the node, and release what is dead; what is wrong, in words."""
+        seen = self._kernel.observe(wide_scope([one.host_link for one in self.all()], facts))
+        adopted = self._adopt(seen, facts)
         known = self.all()
-        seen = self._kernel.observe(wide_scope([one.host_link for one in known], facts))
         living = [one for one in known if cable_key(one) in seen.objects]
         table = [sources.table(OWN, facts.filter_family)] if any(one.spoof_check for one in living) else []
         desired = DesiredState((*table, *(obj for one in living for obj in _on_the_node(one, seen, facts))))
         results = self._kernel.apply(diff(desired, seen, ours_in(seen, (one.host_link for one in living))))
         self._release_dead()
+        self._has_looked = True
         failed = [result.describe() for result in results if result.outcome == "failed"]
-        return (*failed[:1], *outside_sentence(known, facts))
+        return (*failed[:1], *adopted, *outside_sentence(known, facts))
+
+    def _adopt(self, seen: Snapshot, facts: NodeFacts) -> list[str]:
+        """Keep what is connected, and of which the record was lost: alias and packet filter tell what it was."""
+        said = []
+        for lost in unrecorded(seen, {one.host_link for one in self.all()}, facts, self._boot_id, self._clock()):
+            with contextlib.suppress(AddressTaken, AddressOutside, PoolExhausted):  # then it goes, as a stray
+                self._reservations.set_subnets(facts.subnets)
+                self._reservations.add(lost, lost.addresses)
+                said.append(f"nothing was recorded of the container {lost.container_id[:12]}, which is connected")
+        return said
 
     def recover(self) -> None:
         """Undo what an agent was at when it was killed: its runtime has been told that it failed."""

@@ -15,7 +15,7 @@ from muslin.cli.settings_options import open_store, resolve_settings, settings_o
 from muslin.errors import EXIT_OK, UnsupportedError, UsageError
 from muslin.settings import Value
 
-CAP_NET_ADMIN = 12  # uapi/linux/capability.h
+CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21  # uapi/linux/capability.h
 COLLECT_AFTER = 100_000
 """New containers between two runs of the garbage collector. What 10,000 peers are made of holds no cycles, and walking
 it at Python's usual pace took a third of the first pass."""
@@ -68,13 +68,18 @@ def run_agent(values: dict[str, Value]) -> int:
 
 def require_privilege() -> None:
     """UnsupportedError unless this process may change the network of its namespace."""
-    with open("/proc/self/status") as status:
-        line = next(line for line in status if line.startswith("CapEff:"))
-    if not int(line.split()[1], 16) >> CAP_NET_ADMIN & 1:
+    if not has_capability(CAP_NET_ADMIN):
         raise UnsupportedError(
             "an agent changes this host's network, which needs the capability CAP_NET_ADMIN",
             "run it as root, or try a lab, which needs no root: muslin lab up --agents",
         )
+
+
+def has_capability(number: int) -> bool:
+    """Whether this process has a capability (capabilities(7)) in its user namespace."""
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("CapEff:"))
+    return bool(int(line.split()[1], 16) >> number & 1)
 
 
 def _warn() -> None:
@@ -119,10 +124,22 @@ async def _serve(of: dict[str, Any], values: dict[str, Value], directory: Any, n
             addresses = Addresses(
                 socket=str(run_directory / SOCKET_NAME), healthz_ip=of["healthz-ip"], healthz_port=of["healthz-port"]
             )
-            with serve_containers(node, of, kernel.ports) if of["cni"] else nullcontext():
+            with serve_containers(node, of, kernel.ports) if serves_containers(of["cni"]) else nullcontext():
                 await serve(node, addresses, notifier)
         finally:
             watch.close()
+
+
+def serves_containers(wanted: bool) -> bool:
+    """Whether this agent connects containers: it has to enter their namespaces for that (setns(2))."""
+    import logging
+
+    able = has_capability(CAP_SYS_ADMIN)
+    if wanted and not able:
+        logging.getLogger("muslin.agent").warning(
+            "container runtimes are not served: it takes the capability CAP_SYS_ADMIN to enter a container's namespace"
+        )
+    return wanted and able
 
 
 @contextmanager

@@ -28,8 +28,6 @@ from muslin.cli.cni_files import (
     write_files,
 )
 from muslin.cli.cni_network import (
-    MODES,
-    VERSIONS,
     NetworkOptions,
     build_network,
     encode_network,
@@ -42,6 +40,8 @@ from muslin.cli.main import CONTEXT_SETTINGS, LazyGroup
 from muslin.cli.output import counted, emit, output_option, say
 from muslin.cli.settings_options import resolve_settings
 from muslin.errors import EXIT_OK, MuslinError, UsageError
+from muslin.wire.cni import MODES
+from muslin.wire.cni_error import VERSIONS
 
 ROOT = Path("/")
 """Below which runtimes have their files."""
@@ -72,6 +72,7 @@ class UninstallDocument(msgspec.Struct, frozen=True, kw_only=True):
     context_settings=CONTEXT_SETTINGS,
     lazy={
         "install": ("muslin.cli.cni:install", "Have container runtimes connect containers through the agent."),
+        "show": ("muslin.cli.cni_show:show", "List the containers that are connected."),
         "uninstall": ("muslin.cli.cni:uninstall", "Take away what install has written."),
     },
 )

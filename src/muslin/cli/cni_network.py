@@ -8,17 +8,15 @@ highest of ``cniVersions`` that they know.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
 
 from muslin.errors import UsageError
+from muslin.wire.cni_call import WORD
+from muslin.wire.cni_error import VERSIONS
 
 PLUGIN = "muslin-cni"
-VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
-MODES = ("bridge", "routed")
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", re.ASCII)
 _PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}}
 
 
@@ -49,7 +47,7 @@ class NetworkList(msgspec.Struct, frozen=True, kw_only=True):
 
 def build_network(options: NetworkOptions) -> dict[str, Any]:
     """The configuration; UsageError when a runtime would refuse its name."""
-    if not _NAME.fullmatch(options.name):
+    if not WORD.fullmatch(options.name):
         raise UsageError(
             f"{options.name!r} cannot be the name of a network",
             "expected letters, digits, '_', '.' and '-', the first one a letter or a digit",

@@ -146,6 +146,11 @@ def _encode(family: str, table: str, set_name: str, element: str) -> bytes:
     return _encode_place(family, table, set_name) + encode_nested(ELEM_LIST_ELEMENTS | NLA_F_NESTED, item)
 
 
+def is_mac(text: str) -> bool:
+    """Whether a field of an element is a MAC and not an address: no IPv6 address has six groups of two digits."""
+    return len(text) == 17 and text.count(":") == MAC_BYTES - 1 and "::" not in text
+
+
 def _pack_key(element: str) -> bytes:
     """The bytes of an element; ValueError for what is none of the kinds that the head of this file names."""
     interface, joint, rest = element.rpartition(JOINT)
@@ -154,8 +159,7 @@ def _pack_key(element: str) -> bytes:
     name = interface.encode()
     if not 0 < len(name) <= NAME_BYTES:
         raise ValueError(f"{element!r}: an interface name of 1 to {NAME_BYTES} bytes expected before the dot")
-    is_mac = len(rest) == 17 and rest.count(":") == MAC_BYTES - 1 and "::" not in rest
-    address = pack_mac(rest) + b"\0\0" if is_mac else pack_address(rest)[1]
+    address = pack_mac(rest) + b"\0\0" if is_mac(rest) else pack_address(rest)[1]
     return name.ljust(INTERFACE_BYTES, b"\0") + address
 
 
