@@ -19,7 +19,17 @@ from muslin.kernel.base import Kernel, Scope
 from muslin.kernel.converge import MemoryJournal, converge, plan_ops
 from muslin.kernel.fake import FakeKernel
 from muslin.kernel.linux import LinuxKernel
-from muslin.model.kernel import Address, AnyObject, Key, Link, Route, Sysctl, Veth
+from muslin.model.kernel import (
+    PROTOCOL_KERNEL,
+    TABLE_LOCAL,
+    Address,
+    AnyObject,
+    Key,
+    Link,
+    Route,
+    Sysctl,
+    Veth,
+)
 from muslin.model.ops import Create, Delete, Op, Replace, Report
 from muslin.model.state import DesiredState, Owned, Snapshot
 
@@ -99,7 +109,16 @@ def created(report: Report) -> list[Key]:
 
 
 def has_chance_in_it(obj: AnyObject) -> bool:
-    """Whether Linux made it out of a random MAC address, or will a moment later (RFC 4862 section 5.3)."""
+    """Whether Linux made it out of a random MAC address, or will a moment later (RFC 4862 section 5.3).
+
+    So it does with the local routes of an IPv6 address, in a worker (addrconf_dad_work, net/ipv6/addrconf.c).
+    """
+    if (
+        isinstance(obj, Route)
+        and (obj.table, obj.protocol) == (TABLE_LOCAL, PROTOCOL_KERNEL)
+        and ":" in obj.destination
+    ):
+        return True
     text = obj.address if isinstance(obj, Address) else obj.destination if isinstance(obj, Route) else ""
     return text.startswith(("fe80:", "ff00:"))
 
