@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from muslin.agent.reservations import Reservation
+from muslin.errors import MuslinError
 from muslin.kernel.base import Scope
 from muslin.model.address import address_part, contains, nth_address, stable_mac
 from muslin.model.kernel import AnyObject, Key, Link, Loopback, NftElement, NftTable, Sysctl, link_key
@@ -30,6 +31,7 @@ from muslin.wire.cni_result import Interface, Ip, Result, Route
 OWN = ""
 ALIAS = "muslin-cni:"
 """How the alias of a container's cable begins."""
+REMEDY = "muslin status tells whether the agent is well; its log tells more"
 ALIAS_MAX = 255  # IFALIASZ less its NUL, linux/if_link.h
 GATEWAY_INDEX = 1
 BRIDGE_INTERFACE = 2
@@ -250,7 +252,14 @@ def _remedy(result: OpResult) -> str:
             return "a bridge has 1,024 ports: set mode to 'routed', and start the agent without --bridge"
     if result.errno == errno.EEXIST:
         return "another plugin has set up the same: set defaultRoute to false, or take it out of the list"
-    return "muslin status tells whether the agent is well; its log tells more"
+    return REMEDY
+
+
+def not_kept(error: MuslinError | OSError) -> CniError:
+    """What the disk or the system refused, where it is not about an object of the network."""
+    if isinstance(error, MuslinError):
+        return CniError(ErrorCode.IO_FAILURE, error.what, error.hint or REMEDY)
+    return CniError(ErrorCode.IO_FAILURE, f"the kernel could not be asked: {error}", REMEDY)
 
 
 # ---- looks -----------------------------------------------------------------------------------------------------

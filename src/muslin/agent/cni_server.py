@@ -9,7 +9,8 @@ A runtime may lose patience and kill the plugin in the middle of an ADD; whoever
 So an ADD whose answer nobody took is taken back. On the socket that is seen two ways: the other end is closed before
 the answer goes out, or it closes without having read it (ECONNRESET, unix(7)).
 
-DELs of the spool are done in the order of their time, and each file goes once its call is done.
+DELs of the spool are done in the order of their time, and each file goes once its call is done. A container that was
+added after such a DEL is another one by the same name.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -29,7 +30,7 @@ from typing import TypeVar
 from muslin.agent.attachment_plan import Netns, NodeFacts
 from muslin.agent.attachments import Attachments
 from muslin.agent.http import bind_unix, remove_unix
-from muslin.agent.reservations import Reservation
+from muslin.agent.reservations import Key, Reservation
 from muslin.errors import MuslinError
 from muslin.wire.agent_api import Container, ContainersStatus
 from muslin.wire.cni import NetworkConf, answer_version, parse_conf
@@ -37,10 +38,12 @@ from muslin.wire.cni_call import Call, parse_call
 from muslin.wire.cni_error import CniError, ErrorCode, encode_error
 from muslin.wire.cni_result import encode_result
 from muslin.wire.cni_socket import (
+    ANSWER_MAX_BYTES,
     HEADER_BYTES,
     SPOOL_NAME,
     Answer,
     Request,
+    SpoolFile,
     encode_answer,
     parse_header,
     parse_request,
@@ -52,6 +55,8 @@ log = logging.getLogger("muslin.agent")
 BACKLOG = 1024
 """Pods may start by the hundred, and each call is a connection."""
 RECEIVE_BYTES = 1 << 16
+CONNECTIONS_MAX = 128
+"""Served at once, of two descriptors each; others wait to be accepted."""
 REQUEST_S = 10.0
 """From a connection to the last byte of its request; the plugin sends it at once."""
 TAKEN_S = 10.0
@@ -60,6 +65,8 @@ TICK_S = 1.0
 """Between looks into the spool, and at whether a look at the kernel is due."""
 LOOK_COST_FACTOR = 500
 """A look waits at least this many times the duration of the last: 0.2 % of a core."""
+ASKED_COST_FACTOR = 20
+"""And one that an event asks for: 5 % of a core, however many events there are."""
 
 Outcome = TypeVar("Outcome")
 
@@ -73,11 +80,14 @@ class CniServer:
         self._path, self._attachments, self._facts, self._resync_s = path, attachments, facts, resync_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="containers")
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: list[tuple[tuple[str, str], asyncio.Future[None]]] = []
+        self._listening: socket.socket | None = None
+        self._waiting: list[tuple[Key, asyncio.Future[None]]] = []
         """DELs that the thread has not begun, with whom to tell."""
-        self._look_at = 0.0
+        self._look_at = self._asked_look_at = 0.0
+        self._is_asked = False
         self.troubles: tuple[str, ...] = ()
         """What the last look found wrong, in sentences."""
+        self._spool_trouble = ""
 
     # ---- life ------------------------------------------------------------------------------------------------
 
@@ -89,9 +99,11 @@ class CniServer:
         loop = asyncio.get_running_loop()
         try:
             await self._in_thread(self._attachments.recover)
+            self._listening = listening
             loop.add_reader(listening.fileno(), self._accept, listening)
             await self._keep()
         finally:
+            self._listening = None
             loop.remove_reader(listening.fileno())
             remove_unix(str(self._path), inode)
             listening.close()
@@ -100,7 +112,7 @@ class CniServer:
 
     def look_soon(self) -> None:
         """Something may have changed: have a look at the next tick."""
-        self._look_at = 0.0
+        self._is_asked = True
 
     async def list_all(self) -> tuple[Container, ...]:
         """The containers that there are, the oldest first."""
@@ -122,15 +134,21 @@ class CniServer:
         """Work off the spool, and see now and then that all containers are connected as they were."""
         while True:
             await self._work_off_spool()
-            now = time.monotonic()
-            facts = self._facts()
-            if now >= self._look_at and not facts.trouble:
-                self._look_at = now + self._resync_s
-                with contextlib.suppress(CniError, MuslinError, OSError):
-                    self._say(await self._in_thread(self._attachments.look, facts))
-                took_s = time.monotonic() - now
-                self._look_at = max(self._look_at, time.monotonic() + LOOK_COST_FACTOR * took_s)
+            if self._is_due() and not (facts := self._facts()).trouble:
+                await self._look(facts)
             await asyncio.sleep(TICK_S)
+
+    def _is_due(self) -> bool:
+        return time.monotonic() >= (self._asked_look_at if self._is_asked else self._look_at)
+
+    async def _look(self, facts: NodeFacts) -> None:
+        self._is_asked = False  # whoever asks from now on may have seen what this look comes too early for
+        begun = time.monotonic()
+        with contextlib.suppress(MuslinError, OSError):
+            self._say(await self._in_thread(self._attachments.look, facts))
+        ended = time.monotonic()
+        self._asked_look_at = ended + ASKED_COST_FACTOR * (ended - begun)
+        self._look_at = ended + max(0.0 if self.troubles else self._resync_s, LOOK_COST_FACTOR * (ended - begun))
 
     def _say(self, troubles: tuple[str, ...]) -> None:
         for trouble in set(troubles) - set(self.troubles):
@@ -148,7 +166,14 @@ class CniServer:
             connection.setblocking(False)
             task = asyncio.get_running_loop().create_task(self._serve(connection))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._ended)
+        if len(self._tasks) >= CONNECTIONS_MAX:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._listening is not None:
+            asyncio.get_running_loop().add_reader(self._listening.fileno(), self._accept, self._listening)
 
     async def _serve(self, connection: socket.socket) -> None:
         fds: list[int] = []
@@ -159,7 +184,9 @@ class CniServer:
             if not await _is_taken(connection, answer) and call is not None and answer.exit_status == 0:
                 log.warning("nobody took the answer to the ADD of %s: it is taken back", call.container_id)
                 await self._delete(call)
-        except (OSError, ValueError, TimeoutError) as error:
+        except TimeoutError:
+            log.warning("a call of the CNI plugin came to nothing: it was not sent within %.0f s", REQUEST_S)
+        except (OSError, ValueError) as error:
             log.warning("a call of the CNI plugin came to nothing: %s", error)
         except CniError as error:
             log.warning("%s", error)
@@ -190,7 +217,7 @@ class CniServer:
             case "ADD":
                 netns = _netns_of(call, request, fds)
                 result = await self._in_thread(self._attachments.add, call, conf, netns, self._facts())
-                return encode_result(result, conf.cni_version)
+                return await self._told_by(call, encode_result(result, conf.cni_version))
             case "CHECK":
                 netns = _netns_of(call, request, fds)
                 await self._in_thread(self._attachments.check, call, conf, netns, self._facts())
@@ -203,6 +230,17 @@ class CniServer:
                 await self._in_thread(self._attachments.status, self._facts())
         return b""
 
+    async def _told_by(self, call: Call, document: bytes) -> bytes:
+        """The document; CniError, and the ADD is taken back, where the plugin would not take it."""
+        if len(document) <= ANSWER_MAX_BYTES:
+            return document
+        await self._delete(call)
+        raise CniError(
+            ErrorCode.BAD_CONFIG,
+            f"the result has {len(document)} bytes with those of prevResult, and may have {ANSWER_MAX_BYTES}",
+            "a plugin earlier in the list has said too much",
+        )
+
     async def _delete(self, call: Call) -> None:
         done = asyncio.get_running_loop().create_future()
         self._waiting.append(((call.container_id, call.ifname), done))
@@ -214,13 +252,13 @@ class CniServer:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        failure: CniError | MuslinError | OSError | None = None
+        failures: Mapping[Key, Exception] = {}
         try:
-            self._attachments.delete([key for key, _ in waiting])
-        except (CniError, MuslinError, OSError) as error:
-            failure = error
-        for _, done in waiting:
-            done.get_loop().call_soon_threadsafe(_settle, done, failure)
+            failures = self._attachments.delete([key for key, _ in waiting])
+        except Exception as error:  # nobody may be left waiting
+            failures = dict.fromkeys((key for key, _ in waiting), error)
+        for key, done in waiting:
+            done.get_loop().call_soon_threadsafe(_settle, done, failures.get(key))
 
     # ---- the spool -------------------------------------------------------------------------------------------
 
@@ -233,21 +271,42 @@ class CniServer:
         files = sorted(file for name in names if (file := parse_spool_name(name)) is not None)
         for file in files:
             path = directory / file.name
-            if file.complete:
-                await self._do_spooled(path)
-            elif time.time() - file.at_ns / 1e9 > REQUEST_S:  # its writer has ended, and told the runtime of a failure
-                path.unlink(missing_ok=True)
+            if file.complete and not await self._is_done(path, file):
+                continue
+            # An incomplete one whose writer has ended: that has told its runtime of a failure.
+            if file.complete or time.time() - file.at_ns / 1e9 > REQUEST_S:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
-    async def _do_spooled(self, path: Path) -> None:
-        """Do a DEL, and forget it, whatever it is: what cannot be read will not be readable later."""
+    async def _is_done(self, path: Path, file: SpoolFile) -> bool:
+        """Do a DEL; whether it can be forgotten. What cannot be read will not be readable later.
+
+        The network's configuration is nothing to it. It does nothing to what was added after it: a container that was
+        stopped while the agent was away, and started again since.
+        """
         try:
-            _, answer = await self._answer(parse_request(path.read_bytes()), [])
-            if answer.exit_status == 0:
-                log.info("a DEL that came while no agent listened is done")
-        except (OSError, ValueError) as error:
-            log.warning("%s holds no call, and is removed: %s", path, error)
-        with contextlib.suppress(OSError):
-            path.unlink()
+            request = parse_request(path.read_bytes())
+            call = parse_call(request.environment)
+            if call.command != "DEL":
+                raise ValueError(f"it is {call.command}")
+            _refuse_own_netns(call, request)
+        except FileNotFoundError:  # its writer has found us after all, and taken it back
+            return False
+        except (OSError, ValueError, CniError) as error:
+            log.warning("%s holds no DEL that can be done, and is removed: %s", path, error)
+            return True
+        failure: Exception | None
+        try:
+            key = (call.container_id, call.ifname)
+            failure = await self._in_thread(self._attachments.delete_older, key, file.at_ns / 1e9)
+        except (MuslinError, OSError) as error:
+            failure = error
+        if failure is None:
+            log.info("the DEL of %s that came while no agent listened is done", call.container_id)
+        elif str(failure) != self._spool_trouble:
+            log.error("%s cannot be done yet: %s", path, failure)
+        self._spool_trouble = str(failure) if failure else ""
+        return failure is None
 
 
 def _shown(one: Reservation) -> Container:
@@ -276,7 +335,9 @@ def _settle(done: asyncio.Future[None], failure: Exception | None) -> None:
 def _netns_of(call: Call, request: Request, fds: list[int]) -> Netns:
     """The container's namespace; CniError when there is none, before anything was touched."""
     _refuse_own_netns(call, request)
-    if not request.has_netns or not fds:
+    if request.has_netns and not fds:
+        raise CniError(ErrorCode.TRY_AGAIN, f"CNI_NETNS {call.netns!r} did not arrive", "the agent has many files open")
+    if not request.has_netns:
         reason = os.strerror(request.netns_errno) if request.netns_errno else "it is not set"
         if request.netns_errno == errno.EINVAL:
             reason = "it is no network namespace"
@@ -302,13 +363,16 @@ def _refuse_own_netns(call: Call, request: Request) -> None:
 
 
 async def _receive(connection: socket.socket, fds: list[int]) -> bytes:
-    """A whole request; the descriptors that came with it are put into ``fds`` at once. ValueError, ConnectionError."""
+    """A whole request; the descriptor that its begin brought is put into ``fds`` at once. ValueError, ConnectionError.
+
+    Others are not taken: the kernel closes those that nobody asks for.
+    """
     data = b""
     missing = HEADER_BYTES
     while missing > 0:
         await _readable(connection)
         try:
-            more, came, _, _ = socket.recv_fds(connection, RECEIVE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+            more, came, _, _ = socket.recv_fds(connection, RECEIVE_BYTES, 0 if data else 1, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             continue
         fds += came

@@ -192,11 +192,11 @@ class FakeKernel:
         via, via_family = route.via, family_of(route.via)
         if via.startswith(LINK_LOCAL):  # every link that is up has such addresses
             return 0 if route.link in up else errno.ENETDOWN
-        addresses = [obj for obj in self.objects.values() if isinstance(obj, Address) and obj.netns == route.netns]
+        near = [obj for obj in self.objects.values() if isinstance(obj, Address | Route) and obj.netns == route.netns]
         connected = [
-            network_of(obj.address)
-            for obj in addresses
-            if family_of(obj.address) == via_family and obj.link in up and route.link in (None, obj.link)
+            network_of(obj.address) if isinstance(obj, Address) else obj.destination
+            for obj in near
+            if (isinstance(obj, Address) or obj.via is None) and obj.link in up and route.link in (None, obj.link)
         ]
         if any(contains(prefix, via) for prefix in connected):
             return 0
