@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -309,6 +309,6 @@ def cable_key(one: Reservation) -> Key:
 def inode_at(path: str) -> int:
     """The number of the namespace at a path, 0 when there is none."""
     try:
-        return Path(path).stat().st_ino
+        return os.stat(path).st_ino
     except (OSError, ValueError):
         return 0

@@ -87,7 +87,8 @@ class CniServer:
         self._is_asked = False
         self.troubles: tuple[str, ...] = ()
         """What the last look found wrong, in sentences."""
-        self._spool_trouble = ""
+        self._stuck: set[str] = set()
+        """Files of the spool whose DEL was refused, and that this was said of."""
 
     # ---- life ------------------------------------------------------------------------------------------------
 
@@ -303,9 +304,10 @@ class CniServer:
             failure = error
         if failure is None:
             log.info("the DEL of %s that came while no agent listened is done", call.container_id)
-        elif str(failure) != self._spool_trouble:
+            self._stuck.discard(file.name)
+        elif file.name not in self._stuck:
             log.error("%s cannot be done yet: %s", path, failure)
-        self._spool_trouble = str(failure) if failure else ""
+            self._stuck.add(file.name)
         return failure is None
 
 
