@@ -37,7 +37,9 @@ NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, or to be 
 KERNELS = [
     pytest.param("fake", id="fake"),
     pytest.param("linux", id="linux", marks=[pytest.mark.kernel, NEEDS_ROOT]),
+    pytest.param("quick", id="quick", marks=[pytest.mark.kernel, NEEDS_ROOT]),
 ]
+"""``quick`` is Linux again, where a removal of links ends when they are out of sight (``kernel.removal``)."""
 _serial = itertools.count()
 
 
@@ -45,7 +47,7 @@ class World:
     """A kernel, what we own in it, and names that nobody else uses."""
 
     def __init__(self, kind: str) -> None:
-        self.kernel: Kernel = FakeKernel() if kind == "fake" else LinuxKernel()
+        self.kernel: Kernel = FakeKernel() if kind == "fake" else LinuxKernel(removes_quickly=kind == "quick")
         self.by_hand: Kernel = self.kernel if kind == "fake" else LinuxKernel()
         self.journal = MemoryJournal()
         self.lab = f"mzcontract-{os.getpid()}-{next(_serial)}"

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import msgspec
 
 from muslin.agent.reservations import Reservation
+from muslin.errors import MuslinError
 from muslin.kernel.base import Scope
 from muslin.model.address import address_part, contains, nth_address, stable_mac
 from muslin.model.kernel import AnyObject, Key, Link, Loopback, NftElement, NftTable, Sysctl, link_key
@@ -31,6 +32,7 @@ from muslin.wire.nftables import JOINT, is_mac
 OWN = ""
 ALIAS = "muslin-cni:"
 """How the alias of a container's cable begins."""
+REMEDY = "muslin status tells whether the agent is well; its log tells more"
 ALIAS_MAX = 255  # IFALIASZ less its NUL, linux/if_link.h
 GATEWAY_INDEX = 1
 BRIDGE_INTERFACE = 2
@@ -251,7 +253,14 @@ def _remedy(result: OpResult) -> str:
             return "a bridge has 1,024 ports: set mode to 'routed', and start the agent without --bridge"
     if result.errno == errno.EEXIST:
         return "another plugin has set up the same: set defaultRoute to false, or take it out of the list"
-    return "muslin status tells whether the agent is well; its log tells more"
+    return REMEDY
+
+
+def not_kept(error: MuslinError | OSError) -> CniError:
+    """What the disk or the system refused, where it is not about an object of the network."""
+    if isinstance(error, MuslinError):
+        return CniError(ErrorCode.IO_FAILURE, error.what, error.hint or REMEDY)
+    return CniError(ErrorCode.IO_FAILURE, f"the kernel could not be asked: {error}", REMEDY)
 
 
 # ---- looks -----------------------------------------------------------------------------------------------------
@@ -262,6 +271,7 @@ def wide_scope(links: Sequence[str], facts: NodeFacts) -> Scope:
     sets = (sources.CABLES, *sources.SOURCES.values())
     return Scope(
         netns=(OWN,),
+        links_only=bool(facts.bridge),
         nft=frozenset((OWN, family, sources.TABLE) for family in FAMILIES),
         nft_sets=frozenset((OWN, family, sources.TABLE, name) for family in FAMILIES for name in sets),
         neighbours=not facts.bridge,
@@ -334,6 +344,6 @@ def cable_key(one: Reservation) -> Key:
 def inode_at(path: str) -> int:
     """The number of the namespace at a path, 0 when there is none."""
     try:
-        return Path(path).stat().st_ino
+        return os.stat(path).st_ino
     except (OSError, ValueError):
         return 0

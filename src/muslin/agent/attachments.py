@@ -22,6 +22,7 @@ run out.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ import msgspec
 
 from muslin.agent.attachment_plan import (
     OWN,
+    REMEDY,
     Netns,
     NodeFacts,
     attachment_of,
@@ -39,6 +41,7 @@ from muslin.agent.attachment_plan import (
     is_left_to_others,
     named,
     node_keys,
+    not_kept,
     ours_in,
     outside_sentence,
     refusal,
@@ -48,7 +51,7 @@ from muslin.agent.attachment_plan import (
     wanted,
     wide_scope,
 )
-from muslin.agent.reservations import Reservation, Reservations
+from muslin.agent.reservations import Key, Reservation, Reservations
 from muslin.errors import MuslinError
 from muslin.kernel.base import Kernel, Scope
 from muslin.kernel.converge import MemoryJournal, converge, plan_ops
@@ -62,6 +65,8 @@ from muslin.wire.cni import NetworkConf
 from muslin.wire.cni_call import Call
 from muslin.wire.cni_error import CniError, ErrorCode
 from muslin.wire.cni_result import Result, merge
+
+log = logging.getLogger("muslin.agent")
 
 PATIENCE_S = 300.0
 CACHE = Path("/var/lib/cni/results")
@@ -77,7 +82,7 @@ class Attachments:
         self._kernel, self._reservations, self._boot_id = kernel, reservations, boot_id
         self._clock, self._cache = clock, cache
         self._has_looked = False
-        self._dead_since: dict[tuple[str, str], float] = {}
+        self._dead_since: dict[Key, float] = {}
         """Reservations that nobody seems to need any more, and since when."""
 
     # ---- ADD -------------------------------------------------------------------------------------------------
@@ -85,33 +90,41 @@ class Attachments:
     def add(self, call: Call, conf: NetworkConf, netns: Netns, facts: NodeFacts) -> Result:
         """Connect a container; CniError, and then nothing is left of the attempt."""
         refuse_what_cannot_be(conf, facts)
-        if not self._has_looked:  # what is connected and was not recorded has its addresses
-            self.look(facts)
-        self._reservations.set_subnets(facts.subnets)
-        self._make_room(call, conf, netns)
-        reservation = self._reserve(wanted(call, conf, netns, facts, self._boot_id, self._clock()), conf)
         try:
-            report = self._connect(attachment_of(reservation, facts, netns.name), facts)
+            if not self._has_looked:  # what is connected and was not recorded has its addresses
+                self.look(facts)
+            self._reservations.set_subnets(facts.subnets)
+            self._make_room(call, conf, netns)
+        except (MuslinError, OSError) as error:
+            raise not_kept(error) from error
+        reservation = self._reserve(wanted(call, conf, netns, facts, self._boot_id, self._clock()), conf)
+        journal = MemoryJournal(Owned(sparing=True))
+        try:
+            report = self._connect(attachment_of(reservation, facts, netns.name), facts, journal)
+            if not report.ok:
+                raise refusal(report, call)
+            self._reservations.complete(reservation.key)
+        except (CniError, MuslinError, OSError) as error:
+            self._take_back(reservation, journal)
+            raise error if isinstance(error, CniError) else not_kept(error) from error
         finally:
             self._kernel.forget(netns.name)
-        if not report.ok:
-            self._reservations.remove(reservation.key)
-            raise refusal(report, call)
-        self._reservations.complete(reservation.key)
         return merge(conf.prev_result, result_of(reservation, facts, call, conf))
 
-    def _connect(self, attachment: attach.Attachment, facts: NodeFacts) -> Report:
-        """Have the kernel agree; where it does not, nothing is left of the attempt."""
+    def _connect(self, attachment: attach.Attachment, facts: NodeFacts, journal: MemoryJournal) -> Report:
+        """Where nothing but the packet filter is missing, have the node's own things put right, and try again."""
         desired = DesiredState(attach.plan(attachment))
-        journal = MemoryJournal(Owned(sparing=True))
         report = converge(self._kernel, desired, journal, scope_of=Scope.around)
-        if not report.ok and all(isinstance(result.op.object, NftElement) for result in report.wanting):
-            # The node's own table is not there, or not yet.
-            self.look(facts)
-            report = converge(self._kernel, desired, journal, scope_of=Scope.around)
-        if not report.ok:
-            converge(self._kernel, DesiredState(), journal, scope_of=Scope.around)
-        return report
+        if any(not isinstance(one.op.object, NftElement) for one in report.wanting) or report.ok:
+            return report
+        self._put_right(facts)
+        return converge(self._kernel, desired, journal, scope_of=Scope.around)
+
+    def _take_back(self, reservation: Reservation, journal: MemoryJournal) -> None:
+        """Undo what there is of an ADD. What cannot be undone now is known to be incomplete: the next look sees it."""
+        with contextlib.suppress(MuslinError, OSError):
+            if converge(self._kernel, DesiredState(), journal, scope_of=Scope.around).ok:
+                self._reservations.remove(reservation.key)
 
     def _make_room(self, call: Call, conf: NetworkConf, netns: Netns) -> None:
         """See to it that nothing stands of an earlier ADD; CniError when it is in use.
@@ -154,25 +167,35 @@ class Attachments:
                 ErrorCode.TRY_AGAIN, str(error), "remove containers, or give the network larger subnets (SubnetLen)"
             ) from None
         except MuslinError as error:
-            raise CniError(ErrorCode.IO_FAILURE, error.what, error.hint or "") from None
+            raise not_kept(error) from None
 
     # ---- DEL, GC ---------------------------------------------------------------------------------------------
 
-    def delete(self, keys: Sequence[tuple[str, str]]) -> None:
-        """Disconnect containers, by id and interface, those that are there; CniError when the kernel refuses."""
+    def delete(self, keys: Iterable[Key]) -> dict[Key, CniError]:
+        """Disconnect containers, by id and interface, those that are there; what was refused, by key."""
         known = [found for key in keys if (found := self._reservations.get(*key))]
-        failures = self._clear(known)
-        self._forget(one for one in known if one.key not in failures)
-        if failures:
-            raise CniError(ErrorCode.KERNEL_REFUSED, "; ".join(failures.values()))
+        failures = {key: CniError(ErrorCode.KERNEL_REFUSED, words, REMEDY) for key, words in self._clear(known).items()}
+        for one in known:
+            if one.key not in failures:
+                try:
+                    self._forget([one])
+                except MuslinError as error:
+                    failures[one.key] = not_kept(error)
+        return failures
+
+    def delete_older(self, key: Key, at: float) -> CniError | None:
+        """Disconnect a container, unless it was added later than ``at``; what was refused."""
+        known = self._reservations.get(*key)
+        return self.delete([key]).get(key) if known and known.at < at else None
 
     def collect(self, conf: NetworkConf) -> None:
         """Disconnect all of this network that the runtime does not name as alive; CniError tells what stayed."""
         alive = set(conf.valid_attachments or ())
         gone = [one for one in self._reservations.all() if one.network == conf.name and one.key not in alive]
-        self.delete([one.key for one in gone])
+        if failures := list(self.delete(one.key for one in gone).values()):
+            raise CniError(failures[0].code, "; ".join(one.msg for one in failures), failures[0].details)
 
-    def _clear(self, known: Sequence[Reservation]) -> dict[tuple[str, str], str]:
+    def _clear(self, known: Sequence[Reservation]) -> dict[Key, str]:
         """Take cables and elements of these off the kernel, at once; what was refused, by reservation."""
         if not known:
             return {}
@@ -202,7 +225,9 @@ class Attachments:
         told = [ip.address for ip in previous.ips]
         if told and (missing := [address for address in known.addresses if address not in told]):
             raise CniError(
-                ErrorCode.BAD_CONFIG, f"{named(call)} has {' and '.join(missing)}, and prevResult tells of {told}"
+                ErrorCode.BAD_CONFIG,
+                f"{named(call)} has {' and '.join(missing)}, and prevResult tells of {told}",
+                "prevResult has to be what the last ADD of this interface answered",
             )
         attachment = attachment_of(known, facts, netns.name)
         inside = next((one for one in previous.interfaces if is_inside(one, call)), None)
@@ -230,7 +255,7 @@ class Attachments:
             raise CniError(ErrorCode.NOT_AVAILABLE, facts.trouble, "muslin status tells more")
         self._reservations.set_subnets(facts.subnets)
         full = [pool for pool in self._reservations.pools if pool.taken >= pool.total]
-        if full and not any(self._is_dead(one) for one in self._reservations.all()):
+        if full and not self._dead():
             raise CniError(
                 ErrorCode.NOT_AVAILABLE,
                 str(PoolExhausted(full[0].subnet, full[0].total, full[0].taken)),
@@ -255,17 +280,26 @@ class Attachments:
 
     def look(self, facts: NodeFacts) -> tuple[str, ...]:
         """Put right what others have changed of it on the node, and release what is dead; what is wrong, in words."""
+        self.recover()
+        failed, adopted = self._put_right(facts)
+        self._release_dead()
+        return (*failed[:1], *adopted, *outside_sentence(self.all(), facts))
+
+    def _put_right(self, facts: NodeFacts) -> tuple[list[str], list[str]]:
+        """See that the node has what it should have of each container, and no more; what was refused, and adopted."""
         seen = self._kernel.observe(wide_scope([one.host_link for one in self.all()], facts))
         adopted = self._adopt(seen, facts)
         known = self.all()
         living = [one for one in known if cable_key(one) in seen.objects]
-        table = [sources.table(OWN, facts.filter_family)] if any(one.spoof_check for one in living) else []
-        desired = DesiredState((*table, *(obj for one in living for obj in _on_the_node(one, seen, facts))))
+        table = sources.table(OWN, facts.filter_family)
+        # Once it is there it stays, or the first container of many would wait for it again and again.
+        is_wanted = table.key in seen.objects or any(one.spoof_check for one in living)
+        desired = DesiredState(
+            (*([table] if is_wanted else []), *(obj for one in living for obj in _on_the_node(one, seen, facts)))
+        )
         results = self._kernel.apply(diff(desired, seen, ours_in(seen, (one.host_link for one in living))))
-        self._release_dead()
         self._has_looked = True
-        failed = [result.describe() for result in results if result.outcome == "failed"]
-        return (*failed[:1], *adopted, *outside_sentence(known, facts))
+        return [result.describe() for result in results if result.outcome == "failed"], adopted
 
     def _adopt(self, seen: Snapshot, facts: NodeFacts) -> list[str]:
         """Keep what is connected, and of which the record was lost: alias and packet filter tell what it was."""
@@ -278,13 +312,15 @@ class Attachments:
         return said
 
     def recover(self) -> None:
-        """Undo what an agent was at when it was killed: its runtime has been told that it failed."""
-        self.delete([one.key for one in self._reservations.all() if not one.complete])
+        """Undo what an agent was at when it was killed, or could not undo: its runtime has been told that it failed."""
+        incomplete = [one.key for one in self._reservations.all() if not one.complete]
+        for key, error in self.delete(incomplete).items():
+            log.error("what is left of %s cannot be removed: %s", "/".join(key), error.msg)
 
     def _release_dead(self, in_need: bool = False) -> bool:
         """Release what nobody needs any more; whether there was any."""
         now = self._clock()
-        dead = [one for one in self._reservations.all() if self._is_dead(one)]
+        dead = self._dead()
         since = {one.key: self._dead_since.get(one.key, now) for one in dead}
         self._dead_since = dict(since)
         gone = [one for one in dead if in_need or (now - since[one.key] >= PATIENCE_S and not self._is_noted(one))]
@@ -292,11 +328,11 @@ class Attachments:
         self._forget(gone)
         return bool(gone)
 
-    def _is_dead(self, one: Reservation) -> bool:
-        """Whether neither the cable nor the namespace of a container is there any more."""
-        if one.boot_id == self._boot_id and inode_at(one.netns_path) == one.netns_inode:
-            return False
-        return not self._has_cable(one)
+    def _dead(self) -> list[Reservation]:
+        """Those of which neither the cable nor the namespace is there any more; most have their cable."""
+        cables = self._kernel.observe(Scope(netns=(OWN,), links_only=True)).objects
+        bare = (one for one in self._reservations.all() if cable_key(one) not in cables)
+        return [one for one in bare if one.boot_id != self._boot_id or inode_at(one.netns_path) != one.netns_inode]
 
     def _is_noted(self, one: Reservation) -> bool:
         return (self._cache / f"{one.network}-{one.container_id}-{one.ifname}").exists()

@@ -10,7 +10,8 @@ So an ADD whose answer nobody took is taken back. On the socket that is seen two
 the answer goes out, or it closes without having read it (ECONNRESET, unix(7)).
 
 Between calls the thread looks after the containers that there are (``Attachments.look``) and works off the spool: DELs
-in the order of their time, each file gone once its call is done.
+in the order of their time, each file gone once its call is done. A container that was added after such a DEL is another
+one by the same name.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ from muslin.wire.cni_call import Call, parse_call
 from muslin.wire.cni_error import CniError, ErrorCode, encode_error
 from muslin.wire.cni_result import encode_result
 from muslin.wire.cni_socket import (
+    ANSWER_MAX_BYTES,
     HEADER_BYTES,
     SPOOL_NAME,
     Answer,
     Request,
+    SpoolFile,
     encode_answer,
     parse_header,
     parse_request,
@@ -54,12 +57,18 @@ log = logging.getLogger("muslin.agent")
 BACKLOG = 1024
 """Pods may start by the hundred, and each call is a connection."""
 RECEIVE_BYTES = 1 << 16
-PATIENCE_S = 10.0
-"""From a connection to the last byte of its request, and from its answer until it is taken: it takes no time."""
+REQUEST_S = 10.0
+"""From a connection to the last byte of its request; the plugin sends it at once."""
+TAKEN_S = 10.0
+"""Until the plugin has taken its answer."""
+CONNECTIONS_MAX = 128
+"""Served at once, of two descriptors each; others wait to be accepted."""
 TICK_S = 1.0
 """Between looks into the spool, and at whether a look at the kernel is due."""
 LOOK_COST_FACTOR = 500
 """A look waits at least this many times the duration of the last: 0.2 % of a core."""
+ASKED_COST_FACTOR = 20
+"""And one that an event asks for: 5 % of a core, however many events there are."""
 
 
 class _Caller:
@@ -67,7 +76,7 @@ class _Caller:
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
-        self.deadline = time.monotonic() + PATIENCE_S
+        self.deadline = time.monotonic() + REQUEST_S
         self.fds: list[int] = []
         self.added: Call | None = None
         """The ADD that this was, once it is answered."""
@@ -76,8 +85,12 @@ class _Caller:
         self._missing = HEADER_BYTES
 
     def receive(self) -> Request | None:
-        """Read what has come; the request once it is whole. ValueError, ConnectionError, BlockingIOError."""
-        more, fds, _, _ = socket.recv_fds(self.connection, RECEIVE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        """Read what has come; the request once it is whole. ValueError, ConnectionError, BlockingIOError.
+
+        A descriptor is taken with its begin; others the kernel closes, as nobody asks for them.
+        """
+        wanted = 0 if self._data else 1
+        more, fds, _, _ = socket.recv_fds(self.connection, RECEIVE_BYTES, wanted, socket.MSG_CMSG_CLOEXEC)
         self.fds += fds
         if not more:
             raise ConnectionResetError(errno.ECONNRESET, "the plugin ended before it had said what it wants")
@@ -96,8 +109,8 @@ class _Caller:
     def answer(self, answer: Answer) -> None:
         """Send the answer; OSError when it is not taken in time."""
         self.is_answered = True
-        self.deadline = time.monotonic() + PATIENCE_S
-        self.connection.settimeout(PATIENCE_S)
+        self.deadline = time.monotonic() + TAKEN_S
+        self.connection.settimeout(TAKEN_S)
         self.connection.sendall(encode_answer(answer))
         self.connection.setblocking(False)
 
@@ -116,14 +129,14 @@ class CniServer:
         self, path: Path, attachments: Attachments, facts: Callable[[], NodeFacts], resync_s: float = 30.0
     ) -> None:
         self._path, self._attachments, self._facts, self._resync_s = path, attachments, facts, resync_s
-        self._selector = selectors.DefaultSelector()
         self._callers: dict[socket.socket, _Caller] = {}
-        self._wake, self._waker = socket.socketpair()
-        self._wake.setblocking(False)
         self._is_ending = False
-        self._look_at = self._tick_at = 0.0
+        self._tick_at = self._look_at = self._asked_look_at = 0.0
+        self._is_asked = False
         self.troubles: tuple[str, ...] = ()
         """What the last look found wrong, in sentences."""
+        self._stuck: set[str] = set()
+        """Files of the spool whose DEL was refused, and that this was said of."""
 
     # ---- for the agent's loop --------------------------------------------------------------------------------
 
@@ -132,6 +145,9 @@ class CniServer:
         listening = bind_unix(str(self._path))
         listening.listen(BACKLOG)
         inode = os.stat(self._path).st_ino
+        wake, woken = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(woken, selectors.EVENT_READ)
         ended = asyncio.get_running_loop().create_future()
         thread = threading.Thread(target=self._live, args=(listening, ended), name="containers")
         thread.start()
@@ -139,15 +155,16 @@ class CniServer:
             await ended
         finally:
             self._is_ending = True
-            self._waker.send(b"!")
+            wake.send(b"!")
             await asyncio.to_thread(thread.join)
+            self._selector.close()
             remove_unix(str(self._path), inode)
-            for opened in (listening, self._wake, self._waker):
+            for opened in (listening, wake, woken):
                 opened.close()
 
     def look_soon(self) -> None:
         """Something may have changed: have a look at the next tick."""
-        self._look_at = 0.0
+        self._is_asked = True
 
     def list_all(self) -> tuple[Container, ...]:
         """The containers that there are, the oldest first."""
@@ -169,8 +186,6 @@ class CniServer:
         failure: BaseException | None = None
         try:
             self._attachments.recover()
-            self._selector.register(self._wake, selectors.EVENT_READ)
-            self._selector.register(listening, selectors.EVENT_READ)
             with wandering():
                 while not self._is_ending:
                     self._round(listening)
@@ -179,11 +194,13 @@ class CniServer:
         finally:
             for caller in list(self._callers.values()):
                 self._let_go(caller)
-            self._selector.close()
             ended.get_loop().call_soon_threadsafe(_settle, ended, failure)
 
     def _round(self, listening: socket.socket) -> None:
         """Wait for calls, and do those that are whole."""
+        if len(self._callers) < CONNECTIONS_MAX:
+            with contextlib.suppress(KeyError):  # it is registered already
+                self._selector.register(listening, selectors.EVENT_READ)
         calls: list[tuple[_Caller, Request]] = []
         for key, _ in self._selector.select(max(0.0, self._tick_at - time.monotonic())):
             if key.fileobj is listening:
@@ -198,17 +215,21 @@ class CniServer:
     def _tick(self) -> None:
         now = time.monotonic()
         for caller in [caller for caller in self._callers.values() if now > caller.deadline]:
-            self._lose(caller, "the plugin says nothing")
+            self._lose(caller, f"it was not sent within {REQUEST_S:.0f} s")
         self._work_off_spool()
-        facts = self._facts()
-        if now >= self._look_at and not facts.trouble:
-            self._look_at = now + self._resync_s
-            with contextlib.suppress(
-                CniError, MuslinError, OSError
-            ):  # each is said where it comes from, and tried again
-                self._say(self._attachments.look(facts))
-            after = time.monotonic()
-            self._look_at = max(self._look_at, after + LOOK_COST_FACTOR * (after - now))
+        if now >= (self._asked_look_at if self._is_asked else self._look_at) and not (facts := self._facts()).trouble:
+            self._look(facts)
+
+    def _look(self, facts: NodeFacts) -> None:
+        self._is_asked = False  # whoever asks from now on may have seen what this look comes too early for
+        begun = time.monotonic()
+        try:
+            self._say(self._attachments.look(facts))
+        except (MuslinError, OSError) as error:
+            self._say((f"the containers could not be looked at: {error}",))
+        ended = time.monotonic()
+        self._asked_look_at = ended + ASKED_COST_FACTOR * (ended - begun)
+        self._look_at = ended + max(0.0 if self.troubles else self._resync_s, LOOK_COST_FACTOR * (ended - begun))
 
     def _say(self, troubles: tuple[str, ...]) -> None:
         for trouble in set(troubles) - set(self.troubles):
@@ -218,12 +239,14 @@ class CniServer:
     # ---- connections -----------------------------------------------------------------------------------------
 
     def _accept(self, listening: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # nobody is left to accept, or there are too many: the backlog keeps them
-            while True:
+        with contextlib.suppress(OSError):  # nobody is left to accept, or descriptors are short
+            while len(self._callers) < CONNECTIONS_MAX:
                 connection, _ = listening.accept()
                 connection.setblocking(False)
                 self._callers[connection] = _Caller(connection)
                 self._selector.register(connection, selectors.EVENT_READ)
+        if len(self._callers) >= CONNECTIONS_MAX:
+            self._selector.unregister(listening)  # they wait in the backlog until one of these has gone
 
     def _hear(self, caller: _Caller) -> Iterable[tuple[_Caller, Request]]:
         """The call of a connection on which something came, if that made it whole; or the end of one."""
@@ -244,11 +267,15 @@ class CniServer:
         """A plugin that is gone, or does not talk as one: what it has had done and does not know of is taken back."""
         if caller.added is not None:
             log.warning("nobody took the answer to the ADD of %s: it is taken back", caller.added.container_id)
-            with contextlib.suppress(CniError, MuslinError, OSError):  # the look at the next start does it
-                self._attachments.delete([(caller.added.container_id, caller.added.ifname)])
+            self._take_back(caller.added)
         elif not caller.is_answered:
             log.warning("a call of the CNI plugin came to nothing: %s", why)
         self._let_go(caller)
+
+    def _take_back(self, call: Call) -> None:
+        key = (call.container_id, call.ifname)
+        for failure in self._attachments.delete([key]).values():
+            log.error("what is left of %s cannot be removed: %s", call.container_id, failure)
 
     def _let_go(self, caller: _Caller) -> None:
         self._callers.pop(caller.connection, None)
@@ -274,10 +301,9 @@ class CniServer:
                 self._answer(caller, Answer(exit_status=0, document=document))
             except Exception as error:
                 self._answer(caller, _refusal(error, request))
-        if deletes:
-            answers = self._delete([call for _, _, call in deletes], [request for _, request, _ in deletes])
-            for (caller, _, _), answer in zip(deletes, answers, strict=True):
-                self._answer(caller, answer)
+        failures = self._delete([call for _, _, call in deletes]) if deletes else []
+        for (caller, request, _), failure in zip(deletes, failures, strict=True):
+            self._answer(caller, _refusal(failure, request) if failure else Answer(exit_status=0))
 
     def _answer(self, caller: _Caller, answer: Answer) -> None:
         try:
@@ -291,7 +317,7 @@ class CniServer:
         match call.command:
             case "ADD":
                 result = self._attachments.add(call, conf, _netns_of(call, request, fds), self._facts())
-                return encode_result(result, conf.cni_version)
+                return self._told(call, encode_result(result, conf.cni_version))
             case "CHECK":
                 self._attachments.check(call, conf, _netns_of(call, request, fds), self._facts())
             case "GC":
@@ -300,17 +326,25 @@ class CniServer:
                 self._attachments.status(self._facts())
         return b""
 
-    def _delete(self, calls: list[Call], requests: list[Request]) -> list[Answer]:
-        """Disconnect all of these; where that fails, one by one, so that each is told its own failure."""
+    def _told(self, call: Call, document: bytes) -> bytes:
+        """The document; CniError, and the ADD is taken back, where the plugin would not take it."""
+        if len(document) <= ANSWER_MAX_BYTES:
+            return document
+        self._take_back(call)
+        raise CniError(
+            ErrorCode.BAD_CONFIG,
+            f"the result has {len(document)} bytes with those of prevResult, and may have {ANSWER_MAX_BYTES}",
+            "a plugin earlier in the list has said too much",
+        )
+
+    def _delete(self, calls: list[Call]) -> list[Exception | None]:
+        """Disconnect all of these at once; for each what was refused."""
+        keys = [(call.container_id, call.ifname) for call in calls]
         try:
-            self._attachments.delete([(call.container_id, call.ifname) for call in calls])
-            return [Answer(exit_status=0)] * len(calls)
+            failures = self._attachments.delete(keys)
         except Exception as error:
-            if len(calls) == 1:
-                return [_refusal(error, requests[0])]
-        return [
-            answer for call, request in zip(calls, requests, strict=True) for answer in self._delete([call], [request])
-        ]
+            return [error] * len(calls)
+        return [failures.get(key) for key in keys]
 
     # ---- the spool -------------------------------------------------------------------------------------------
 
@@ -322,29 +356,40 @@ class CniServer:
             return
         for file in sorted(file for name in names if (file := parse_spool_name(name)) is not None):
             path = directory / file.name
-            if file.complete:
-                self._do_spooled(path)
-            elif time.time() - file.at_ns / 1e9 > PATIENCE_S:  # its writer has ended, and told the runtime of a failure
-                path.unlink(missing_ok=True)
+            if file.complete and not self._is_done(path, file):
+                continue
+            # An incomplete one whose writer has ended: that has told its runtime of a failure.
+            if file.complete or time.time() - file.at_ns / 1e9 > REQUEST_S:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
-    def _do_spooled(self, path: Path) -> None:
-        """Do a DEL. What cannot be read will not be readable later; what the kernel refuses is tried again."""
+    def _is_done(self, path: Path, file: SpoolFile) -> bool:
+        """Do a DEL; whether it can be forgotten. What cannot be read will not be readable later.
+
+        The network's configuration is nothing to it, nor is the namespace: its runtime was told of a success.
+        """
         try:
             request = parse_request(path.read_bytes())
             call = parse_call(request.environment)
-            self._attachments.delete([(call.container_id, call.ifname)])
-            log.info("the DEL of %s, which came while no agent listened, is done", call.container_id)
-        except ValueError as error:
-            log.warning("%s holds no call, and is removed: %s", path, error)
-        except CniError as error:
-            log.warning("%s: %s", path, error)
-            if error.code == ErrorCode.KERNEL_REFUSED:
-                return
+            if call.command != "DEL":
+                raise ValueError(f"it is {call.command}")
+        except FileNotFoundError:  # its writer has found us after all, and taken it back
+            return False
+        except (OSError, ValueError, CniError) as error:
+            log.warning("%s holds no DEL that can be done, and is removed: %s", path, error)
+            return True
+        failure: Exception | None
+        try:
+            failure = self._attachments.delete_older((call.container_id, call.ifname), file.at_ns / 1e9)
         except (MuslinError, OSError) as error:
-            log.warning("%s waits: %s", path, error)
-            return
-        with contextlib.suppress(OSError):
-            path.unlink()
+            failure = error
+        if failure is None:
+            log.info("the DEL of %s, which came while no agent listened, is done", call.container_id)
+            self._stuck.discard(file.name)
+        elif file.name not in self._stuck:
+            log.error("%s cannot be done yet: %s", path, failure)
+            self._stuck.add(file.name)
+        return failure is None
 
 
 def _refusal(error: Exception, request: Request) -> Answer:
@@ -387,7 +432,9 @@ def _settle(ended: asyncio.Future[None], failure: BaseException | None) -> None:
 def _netns_of(call: Call, request: Request, fds: list[int]) -> Netns:
     """The container's namespace; CniError when there is none, before anything was touched."""
     _refuse_own_netns(call, request)
-    if not request.has_netns or not fds:
+    if request.has_netns and not fds:
+        raise CniError(ErrorCode.TRY_AGAIN, f"CNI_NETNS {call.netns!r} did not arrive", "the agent has many files open")
+    if not request.has_netns:
         reason = os.strerror(request.netns_errno) if request.netns_errno else "it is not set"
         if request.netns_errno == errno.EINVAL:
             reason = "it is no network namespace"

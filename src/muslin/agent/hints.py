@@ -7,7 +7,7 @@ comparison and no look.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from muslin.agent.reconcile import Interests, Reconciler
 from muslin.kernel.watch import Hint, Watch
@@ -20,8 +20,8 @@ from muslin.plan.sources import CHECKED, TABLE, UNCHECKED
 class Hints:
     """See ``agent.node.KernelWatch``. ``on_containers`` hears when somebody has touched what containers have."""
 
-    def __init__(self, watch: Watch, on_containers: Callable[[], None] = lambda: None) -> None:
-        self._watch, self._on_containers = watch, on_containers
+    def __init__(self, watch: Watch, on_containers: Callable[[], None] = lambda: None, bridge: str = "") -> None:
+        self._watch, self._on_containers, self._bridge = watch, on_containers, bridge
 
     def fileno(self) -> int:
         """Readable when there may be something."""
@@ -30,21 +30,27 @@ class Hints:
     def is_due(self, reconciler: Reconciler) -> bool:
         """Whether anything that was heard asks for a look."""
         hints, interests = self._watch.read(), reconciler.interests()
-        if any(concerns_containers(hint) for hint in hints):
+        if concerns_containers(hints, self._bridge):
             self._on_containers()
         return any(concerns(hint, interests) for hint in hints)
 
 
-def concerns_containers(hint: Hint) -> bool:
-    """Whether it is about the cable of a container that a runtime has had connected, or about what they may send."""
-    match hint.object:
-        case None:
-            return True
-        case Link(name=name):
-            return name.startswith((CHECKED, UNCHECKED))
-        case NftTable(name=name):
-            return name == TABLE
-    return False
+def concerns_containers(hints: Iterable[Hint], bridge: str) -> bool:
+    """Whether cables of containers that runtimes have had connected are not as they should be, or nobody knows.
+
+    What comes and goes is its runtime's doing, or ours; of several hints about a cable the last one counts. Whoever
+    touches the table of what they may send is somebody else.
+    """
+    cables: dict[str, Link] = {}
+    for hint in hints:
+        match hint.object:
+            case None:
+                return True
+            case Link(name=name) as link if name.startswith((CHECKED, UNCHECKED)) and not hint.removed:
+                cables[name] = link
+            case NftTable(name=name) if name == TABLE:
+                return True
+    return any(not link.up or link.master != bridge for link in cables.values())
 
 
 def concerns(hint: Hint, interests: Interests) -> bool:

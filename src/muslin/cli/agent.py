@@ -118,7 +118,7 @@ async def _serve(of: dict[str, Any], values: dict[str, Value], directory: Any, n
                 node_options(of),
                 open_store(values),
                 reconciler,
-                Hints(watch, lambda: node.containers.look_soon() if node.containers else None),
+                Hints(watch, lambda: node.containers.look_soon() if node.containers else None, of["bridge"]),
                 directory,
             )
             addresses = Addresses(

@@ -38,6 +38,8 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     rules: bool = False
     links: dict[str, frozenset[str]] = {}
     """By namespace, the only links that are looked at there, with their addresses and routes; elsewhere it is all."""
+    links_only: bool = False
+    """Links without their addresses and routes, of which there may be thousands."""
     nft_elements: frozenset[NftElement] = frozenset()
     """Elements that are asked for one by one, beside the sets that are read whole."""
 

@@ -73,6 +73,8 @@ class FakeKernel:
     @staticmethod
     def _in_scope(obj: AnyObject, scope: Scope) -> bool:
         match obj:
+            case Address() | Route() if scope.links_only:
+                return False
             case Link() | Address() | Route() if obj.netns in scope.links:
                 return (obj.name if isinstance(obj, Link) else obj.link) in scope.links[obj.netns]
             case Neighbour() | FdbEntry():
@@ -122,7 +124,8 @@ class FakeKernel:
             case SetLink():
                 return self._set_link(op)
             case Create() if op.key in self.objects:
-                return errno.EEXIST
+                # An element that is in its set already stays there (nft_add_set_elem, net/netfilter/nf_tables_api.c).
+                return 0 if isinstance(op.object, NftElement) else errno.EEXIST
             case Replace(object=NftTable() as table):
                 self._drop_elements(table, op.before)
         return self._put(op.object)
@@ -195,11 +198,11 @@ class FakeKernel:
         via, via_family = route.via, family_of(route.via)
         if via.startswith(LINK_LOCAL):  # every link that is up has such addresses
             return 0 if route.link in up else errno.ENETDOWN
-        addresses = [obj for obj in self.objects.values() if isinstance(obj, Address) and obj.netns == route.netns]
+        near = [obj for obj in self.objects.values() if isinstance(obj, Address | Route) and obj.netns == route.netns]
         connected = [
-            network_of(obj.address)
-            for obj in addresses
-            if family_of(obj.address) == via_family and obj.link in up and route.link in (None, obj.link)
+            network_of(obj.address) if isinstance(obj, Address) else obj.destination
+            for obj in near
+            if (isinstance(obj, Address) or obj.via is None) and obj.link in up and route.link in (None, obj.link)
         ]
         if any(contains(prefix, via) for prefix in connected):
             return 0

@@ -61,7 +61,7 @@ def _dump(session: Session, request: Request) -> Iterator[object]:
 def _observe_tables(session: Session, scope: Scope, names: dict[int, str]) -> Iterator[AnyObject]:
     netns = session.netns
     requests = []
-    for ifindex in names if netns in scope.links else (0,):
+    for ifindex in () if scope.links_only else names if netns in scope.links else (0,):
         requests += [rtnetlink.address_dump(ifindex=ifindex), rtnetlink.route_dump(ifindex=ifindex)]
     requests += [rtnetlink.nexthop_dump()] if scope.nexthops else []
     requests += [rtnetlink.rule_dump(0)] if scope.rules else []

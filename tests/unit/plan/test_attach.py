@@ -8,10 +8,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from muslin.model.kernel import Address, Link, Loopback, Netns, Route, Veth
+from muslin.model.kernel import Address, Link, Loopback, Netns, NftElement, Route, Veth
 from muslin.model.ops import describe_all
 from muslin.model.state import DesiredState, Snapshot
-from muslin.plan.attach import Attachment, plan
+from muslin.plan.attach import Attachment, plan, plan_node_side
 from muslin.plan.diff import diff
 
 NODE = Netns(netns="node")
@@ -120,3 +120,112 @@ def test_an_address_keeps_its_length_on_a_bridge_only() -> None:
         [obj.address for obj in plan(attachment) if isinstance(obj, Address)] for attachment in (BRIDGED, DIRECT)
     ]
     assert lengths == [["172.16.0.2/24", "fd16::2/64"], ["fe80::1/64", "172.16.0.1/32", "fd16::1/128"]]
+
+
+# ---- real containers: the namespace is somebody else's -----------------------------------------------------
+
+MAC, NODE_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+REAL = msgspec.structs.replace(
+    BRIDGED,
+    has_netns=True,
+    node_link="mus0",
+    link="eth0",
+    mac=MAC,
+    node_mac=NODE_MAC,
+    alias="muslin-cni:c/eth0",
+    hairpin=True,
+    mtu=1450,
+    checks_sources=True,
+)
+ROUTED = msgspec.structs.replace(
+    REAL, mode="routed", bridge=None, hairpin=None, addresses=("172.16.0.2/24", "fd16::2/64")
+)
+
+
+def commands_in(attachment: Attachment) -> list[str]:
+    return describe_all(diff(DesiredState(plan(attachment)), Snapshot.of([NODE, Netns(netns="con")])))
+
+
+def test_a_real_container_on_a_bridge_as_commands() -> None:
+    assert commands_in(REAL) == [
+        "ip netns exec con sysctl -q -w net.ipv6.conf.default.disable_ipv6=0",
+        "ip netns exec con sysctl -q -w net.ipv6.conf.all.accept_dad=0",
+        "ip netns exec con sysctl -q -w net.ipv6.conf.default.accept_dad=0",
+        "ip -n node link add mus0 address 02:00:00:00:00:02 mtu 1450 type veth peer name eth0 netns con",
+        "ip -n node link set mus0 alias muslin-cni:c/eth0",
+        "ip -n node link set mus0 master br0",
+        "ip -n node link set mus0 type bridge_slave hairpin on",
+        "ip -n con link set eth0 mtu 1450",
+        "ip -n con link set eth0 address 02:00:00:00:00:01",
+        "ip -n con addr add 172.16.0.2/24 dev eth0",
+        "ip -n con addr add fd16::2/64 dev eth0 nodad",
+        "ip netns exec node nft add element bridge muslin_cni cables '{ mus0 . 02:00:00:00:00:01 }'",
+        "ip netns exec node nft add element bridge muslin_cni sources4 '{ mus0 . 172.16.0.2 }'",
+        "ip netns exec node nft add element bridge muslin_cni sources6 '{ mus0 . fd16::2 }'",
+        "ip -n node link set mus0 up",
+        "ip -n con link set eth0 up",
+        "ip -n con link set lo up",
+        "ip -n con route add default via 172.16.0.1 dev eth0",
+        "ip -n con -6 route add default via fd16::1 dev eth0",
+    ]
+
+
+def test_a_routed_container_asks_nobody_for_its_neighbour() -> None:
+    assert commands_in(ROUTED)[3:] == [
+        "ip -n node link add mus0 address 02:00:00:00:00:02 mtu 1450 type veth peer name eth0 netns con",
+        "ip -n node link set mus0 alias muslin-cni:c/eth0",
+        "ip -n con link set eth0 mtu 1450",
+        "ip -n con link set eth0 address 02:00:00:00:00:01",
+        "ip -n node addr add 172.16.0.1/32 dev mus0",
+        "ip -n node addr add fd16::1/128 dev mus0 nodad",
+        "ip -n con addr add 172.16.0.2/32 dev eth0",
+        "ip -n con addr add fd16::2/128 dev eth0 nodad",
+        "ip netns exec node nft add element inet muslin_cni cables '{ mus0 . 02:00:00:00:00:01 }'",
+        "ip netns exec node nft add element inet muslin_cni sources4 '{ mus0 . 172.16.0.2 }'",
+        "ip netns exec node nft add element inet muslin_cni sources6 '{ mus0 . fd16::2 }'",
+        "ip -n node link set mus0 up",
+        "ip -n con link set eth0 up",
+        "ip -n con link set lo up",
+        "ip -n node neigh add 172.16.0.2 lladdr 02:00:00:00:00:01 dev mus0 nud permanent",
+        "ip -n node neigh add fd16::2 lladdr 02:00:00:00:00:01 dev mus0 nud permanent",
+        "ip -n con neigh add 172.16.0.1 lladdr 02:00:00:00:00:02 dev eth0 nud permanent",
+        "ip -n con neigh add fd16::1 lladdr 02:00:00:00:00:02 dev eth0 nud permanent",
+        "ip -n node route add 172.16.0.2/32 dev mus0",
+        "ip -n con route add 172.16.0.1/32 dev eth0",
+        "ip -n con route add default via 172.16.0.1 dev eth0",
+        "ip -n node route add fd16::2/128 dev mus0",
+        "ip -n con route add fd16::1/128 dev eth0",
+        "ip -n con -6 route add default via fd16::1 dev eth0",
+    ]
+
+
+@pytest.mark.parametrize("attachment", [REAL, ROUTED])
+@pytest.mark.parametrize("family", [4, 6])
+def test_one_family_plans_nothing_of_the_other(attachment: Attachment, family: int) -> None:
+    keep = slice(0, 1) if family == 4 else slice(1, 2)
+    alone = msgspec.structs.replace(
+        attachment, addresses=attachment.addresses[keep], gateways=attachment.gateways[keep]
+    )
+    words = " ".join(commands_in(alone))
+    assert ("fd16" in words or "ipv6" in words) == (family == 6)
+    assert ("172.16" in words) == (family == 4)
+
+
+@pytest.mark.parametrize("attachment", [REAL, ROUTED])
+def test_a_real_container_may_be_given_ways_to_some_networks_alone(attachment: Attachment) -> None:
+    some = msgspec.structs.replace(attachment, ways_out=("10.0.0.0/8", "fd00::/8"))
+    ways = [obj for obj in plan(some) if isinstance(obj, Route) and obj.netns == "con" and obj.via]
+    assert [(way.destination, way.via) for way in ways] == [("10.0.0.0/8", "172.16.0.1"), ("fd00::/8", "fd16::1")]
+
+
+@pytest.mark.parametrize("attachment", [REAL, ROUTED])
+def test_the_node_side_names_nothing_inside_of_the_container(attachment: Attachment) -> None:
+    side = plan_node_side(attachment)
+    assert {obj.netns for obj in side} == {"node"}
+    assert len(side) == len([obj for obj in plan(attachment) if obj.netns == "node"])
+
+
+def test_what_may_be_sent_is_not_checked_without_a_mac_or_the_wish() -> None:
+    for change in ({"mac": None}, {"checks_sources": False}):
+        objects = plan(msgspec.structs.replace(REAL, **change))
+        assert not [obj for obj in objects if isinstance(obj, NftElement)]
