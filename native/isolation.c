@@ -37,7 +37,7 @@
 
 /* What is called after set-up, and by whom. */
 static const int allowed_calls[] = {
-    SYS_preadv2, SYS_sendmmsg, SYS_sendmsg,                 /* outward.c */
+    SYS_preadv2, SYS_sendmmsg, SYS_sendmsg, SYS_sendto,     /* outward.c, and read() */
     SYS_connect, SYS_getsockopt,                            /* path_mtu() */
     SYS_recvmmsg, SYS_writev,                               /* inward.c */
     SYS_rt_sigtimedwait, SYS_rt_sigreturn, SYS_rt_sigprocmask, SYS_write, /* main thread: signals, and what it says */
