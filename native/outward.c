@@ -284,6 +284,12 @@ static void add_datagram(struct peer *peer, uint8_t traffic_class, unsigned numb
     burst->is_closed = bytes < burst->datagram_bytes;
 }
 
+/* is_group() - see whether a destination is no single host: multicast, or broadcast */
+static bool is_group(const struct addresses *addresses)
+{
+    return addresses->destination[0] >= (addresses->bytes == 4 ? 224 : 255);
+}
+
 /* take_packet() - let one packet or super-packet go the way that its destination says */
 static void take_packet(const virtio_header *virtio, uint8_t *packet, size_t bytes)
 {
@@ -303,7 +309,8 @@ static void take_packet(const virtio_header *virtio, uint8_t *packet, size_t byt
         return;
     }
     if (!peer) {
-        tally(NO_PEER, verdict == SPLIT_WHOLE ? 1 : split_segments(&split));
+        if (!is_group(&addresses)) /* a host speaks to those by itself: multicast listener reports, for one */
+            tally(NO_PEER, verdict == SPLIT_WHOLE ? 1 : split_segments(&split));
         answer(packet, bytes, NO_ROUTE, 0);
         return;
     }

@@ -71,7 +71,7 @@ def test_it_keeps_no_rights(join: Join) -> None:
 
 
 def landlock_version() -> int:
-    """What the running kernel knows of Landlock, 0 if nothing (landlock_create_ruleset(2), which libc does not wrap)."""
+    """What the running kernel knows of Landlock, 0 if nothing (landlock_create_ruleset(2), not wrapped by libc)."""
     return max(0, int(ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1)))
 
 
