@@ -26,6 +26,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "offload.h"
 
@@ -59,7 +60,7 @@ static struct datagram datagrams[DATAGRAMS_MAX];
 static struct burst bursts[BURSTS_MAX];
 static struct mmsghdr messages[BURSTS_MAX];
 static _Alignas(struct cmsghdr) uint8_t controls[BURSTS_MAX][CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(sizeof(int))];
-static unsigned slices_count, datagrams_count, bursts_count, pause;
+static unsigned slices_count, datagrams_count, bursts_count, singles_left;
 static struct tunnel *tunnel;
 static struct table *table;
 
@@ -178,6 +179,19 @@ static void note_too_big(struct burst *burst, const struct datagram *datagram)
         answer(quoted, bytes, TOO_BIG, (unsigned)mtu_bytes);
 }
 
+/* send_message() - send one datagram by the cheapest call; Return: -1 with errno if the kernel refused it
+ *
+ * sendto() has no lists to be copied into the kernel: with read() in place of preadv2(), 3 % less for a round trip.
+ */
+static ssize_t send_message(const struct msghdr *message)
+{
+    tally(CALLS_SEND, 1);
+    if (message->msg_controllen || message->msg_iovlen > 1)
+        return sendmsg(tunnel->underlay, message, 0);
+    return sendto(tunnel->underlay, message->msg_iov->iov_base, message->msg_iov->iov_len, 0, message->msg_name,
+                  message->msg_namelen);
+}
+
 /* send_singly() - send the datagrams of a burst by themselves; what the kernel has against one costs that one only */
 static void send_singly(struct burst *burst)
 {
@@ -190,8 +204,7 @@ static void send_singly(struct burst *burst)
 
         fill_message(&message, burst, burst->first_datagram + i, 1, control);
         do {
-            tally(CALLS_SEND, 1);
-            sent = sendmsg(tunnel->underlay, &message, 0);
+            sent = send_message(&message);
         } while (sent < 0 && errno == EINTR && !tunnel->is_ending);
         if (sent >= 0) {
             note_sent(burst, 1, datagram->bytes);
@@ -224,7 +237,7 @@ static void flush(void)
             note_sent(&bursts[done], bursts[done].datagrams_count, bursts[done].bytes);
         if (sent < 0 && (errno != EINTR || tunnel->is_ending)) {
             if (errno == EIO && bursts[done].datagrams_count > 1)
-                pause = PAUSE_BURSTS;
+                singles_left = PAUSE_BURSTS;
             send_singly(&bursts[done++]);
         }
     }
@@ -252,8 +265,8 @@ static void add_datagram(struct peer *peer, uint8_t traffic_class, unsigned numb
                 bytes <= burst->datagram_bytes && burst->datagrams_count < DATAGRAMS_A_SEND &&
                 burst->bytes + bytes <= BURST_MAX_BYTES && tunnel->has_segmentation;
 
-    if (fits && pause) {
-        pause--;
+    if (fits && singles_left) {
+        singles_left--;
         fits = false;
     }
     if (!fits) {
@@ -269,6 +282,12 @@ static void add_datagram(struct peer *peer, uint8_t traffic_class, unsigned numb
     burst->datagrams_count++;
     burst->bytes += bytes;
     burst->is_closed = bytes < burst->datagram_bytes;
+}
+
+/* is_group() - see whether a destination is no single host: multicast, or broadcast */
+static bool is_group(const struct addresses *addresses)
+{
+    return addresses->destination[0] >= (addresses->bytes == 4 ? 224 : 255);
 }
 
 /* take_packet() - let one packet or super-packet go the way that its destination says */
@@ -290,7 +309,8 @@ static void take_packet(const virtio_header *virtio, uint8_t *packet, size_t byt
         return;
     }
     if (!peer) {
-        tally(NO_PEER, verdict == SPLIT_WHOLE ? 1 : split_segments(&split));
+        if (!is_group(&addresses)) /* a host speaks to those by itself: multicast listener reports, for one */
+            tally(NO_PEER, verdict == SPLIT_WHOLE ? 1 : split_segments(&split));
         answer(packet, bytes, NO_ROUTE, 0);
         return;
     }
@@ -320,7 +340,7 @@ static ssize_t read_packet(uint8_t *at, int flags)
     struct iovec place = {at, READ_MAX_BYTES};
 
     tally(CALLS_READ, 1);
-    return preadv2(tunnel->device, &place, 1, -1, flags);
+    return flags ? preadv2(tunnel->device, &place, 1, -1, flags) : read(tunnel->device, at, READ_MAX_BYTES);
 }
 
 /* drain() - send what the device has, beginning with a packet that was read already

@@ -414,6 +414,8 @@ int main(int count, char **words)
         return 1;
     if (!isolate())
         say("warning: cannot give up all rights: %s", strerror(errno));
+    if (!fence(arguments.peers_path, error))
+        say("warning: files are not fenced off: %s", error);
     if (pthread_barrier_init(&have_started, NULL, 3) ||
         pthread_create(&tunnel.outward.thread, NULL, run_thread, run_outward) ||
         pthread_create(&tunnel.inward.thread, NULL, run_thread, run_inward)) {

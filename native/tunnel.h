@@ -71,6 +71,7 @@ void end_direction(struct tunnel *tunnel, struct direction *direction, int devic
 int path_mtu(const struct tunnel *tunnel, const union endpoint *peer);
 bool is_device_trouble(int error);
 bool isolate(void);
+bool fence(const char *peers_path, char *error);
 bool confine(char *error);
 
 /* count() - add to a counter that only this thread writes */

@@ -258,6 +258,20 @@ def test_no_peer_for_the_destination(join: Join, command: list[str], inner: int)
     assert after["packets_to_peers"] == before["packets_to_peers"]
 
 
+@pytest.mark.parametrize(("group", "host"), [("224.0.0.251", "172.16.200.1"), ("ff02::fb", "fd00:172:16:200::1")])
+def test_a_group_without_a_peer_is_not_counted(join: Join, command: list[str], group: str, host: str) -> None:
+    """A kernel speaks to groups by itself (multicast listener reports), which is no sign of anything wrong."""
+    a, b = join(2)
+    tunnel = a.start(command + arguments(a, b))
+    a.ip(f"route add {group} dev tun0 table local")
+    sender, device = a.udp(a.inner(6 if ":" in group else 4)), a.capture("tun0")
+    for address in (group, host):
+        sender.sendto(b"who is there?", (address, 7000))
+    device.wait_for(lambda packet: socket.inet_pton(sender.family, group) in packet, PACKET_OUTGOING, "to the group")
+    tunnel.wait_for_counter("no_peer", 1)
+    assert tunnel.counters()["no_peer"] == 1
+
+
 def test_three_nodes_all_pairs(join: Join, command: list[str]) -> None:
     nodes = join(3)
     for node in nodes:

@@ -81,6 +81,13 @@ def test_checksums_are_the_twins(data: bytes, skipped: int) -> None:
     assert core.checksum(data[skipped:]) == reference.checksum(data[skipped:])
 
 
+@pytest.mark.parametrize("byte", [0x00, 0x01, 0x80, 0xFF])
+def test_checksums_of_the_largest_packets_do_not_overflow(byte: int) -> None:
+    for length in (65_535, 65_534, 65_471):
+        data = bytes([byte]) * length
+        assert core.checksum(data) == reference.checksum(data)
+
+
 @given(
     st.sampled_from([4, 6]),
     st.sampled_from([1, TCP, UDP, 58, 44]),

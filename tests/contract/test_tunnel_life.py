@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 from pathlib import Path
 
@@ -67,6 +68,43 @@ def test_it_keeps_no_rights(join: Join) -> None:
         status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
         assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+def landlock_version() -> int:
+    """What the running kernel knows of Landlock, 0 if nothing (landlock_create_ruleset(2), not wrapped by libc)."""
+    return max(0, int(ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1)))
+
+
+@pytest.mark.skipif(not CORE, reason="the tunnel core is not built; ./run test builds it, given gcc")
+@pytest.mark.skipif(not landlock_version(), reason="kernel lacks Landlock")
+@pytest.mark.parametrize("is_link", [False, True])
+def test_it_reads_no_file_but_those_beside_its_peers(join: Join, tmp_path: Path, is_link: bool) -> None:
+    """Of the core only. What the file of peers leads to may change; to where, was settled when it started."""
+    a, b = join(2)
+    inside, outside, linked = (tmp_path / name for name in ("inside", "outside", "linked"))
+    for directory in (inside, outside, linked):
+        directory.mkdir()
+        write_peers(directory / "peers.1", b, others=1)
+    file = inside / "peers"
+    if is_link:
+        write_peers(linked / "peers", b)
+        file.symlink_to(linked / "peers")
+    else:
+        write_peers(file, b)
+    tunnel = a.start([CORE, *arguments(a), f"--peers={file}"])
+
+    def turn_to(target: Path) -> str:
+        file.unlink()
+        file.symlink_to(target)
+        return tunnel.hang_up()
+
+    assert turn_to(outside / "peers.1") == f"not reloaded: cannot read the peers from {file}: Permission denied"
+    assert turn_to(Path("/etc/hostname")).endswith(": Permission denied")
+    assert turn_to(inside / "peers.1") == "reloaded 2 peers"
+    assert (turn_to(linked / "peers.1") == "reloaded 2 peers") is is_link
+    file.unlink()
+    write_peers(file, b, others=2)
+    assert tunnel.hang_up() == "reloaded 3 peers"
 
 
 def test_a_good_file_is_followed_and_a_bad_one_is_not(join: Join, command: list[str], tmp_path: Path) -> None:

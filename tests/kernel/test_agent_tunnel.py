@@ -146,6 +146,8 @@ def test_a_life(pair: Pair) -> None:
     assert status is not None
     assert (status.pid, status.listen, status.peers) == (first.pid, "10.0.0.10:8285", 2)
     assert status.counters["packets_to_peers"] >= flow.sent
+    by_peer = {"10.0.0.20:8285": status.counters["packets_to_peers"]} if CORE else {}
+    assert {peer: counts["packets_to_peers"] for peer, counts in status.peer_counters.items()} == by_peer
 
     keeper.converge(pair.wanted("a", port=8286))
     (second,) = pair.running("a")

@@ -188,3 +188,19 @@ def _of_tunnel(tunnel: TunnelStatus) -> Iterator[Metric]:
     yield from _family("counter", "tunnel_bytes", "Inner bytes that the tunnel carried.", "way", sizes)
     yield from _family("counter", "tunnel_packets", "Packets by what became of them.", "fate", fates)
     yield from _family("counter", "tunnel_calls", "System calls that carrying took.", "kind", calls)
+    yield from _of_tunnel_peers(tunnel)
+
+
+def _of_tunnel_peers(tunnel: TunnelStatus) -> Iterator[Metric]:
+    """The same by peer: of ``tunnel_counters.SHOWN_PEERS`` peers at most, and only what is not 0."""
+    from prometheus_client.core import CounterMetricFamily
+
+    which = "by peer, of those that lose packets and of the busiest"
+    sizes = CounterMetricFamily("muslin_tunnel_peer_bytes", f"Inner bytes {which}.", labels=["peer", "way"])
+    fates = CounterMetricFamily("muslin_tunnel_peer_packets", f"Packets {which}.", labels=["peer", "fate"])
+    for peer, counters in tunnel.peer_counters.items():
+        for name, value in counters.items():
+            kind, _, rest = name.partition("_")
+            family, label = (sizes, rest) if kind == "bytes" else (fates, rest if kind == "packets" else name)
+            family.add_metric([peer, label], float(value))
+    yield from (sizes, fates) if tunnel.peer_counters else ()

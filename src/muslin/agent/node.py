@@ -42,6 +42,7 @@ from muslin.agent.network import Network
 from muslin.agent.node_plan import Host, NodeInputs
 from muslin.agent.reconcile import Outcome, Reconciler, Wish
 from muslin.agent.status import repair_of, status_of
+from muslin.agent.tunnel_counters import DropWatch
 from muslin.agent.underlay import Underlay
 from muslin.errors import MuslinError, UsageError
 from muslin.lease.sight import is_ours, overlapping
@@ -60,6 +61,8 @@ UNDERLAY_CHECK_S = 1.0
 HEARING_GAP_S = 0.02
 """Events that come within this time of others are heard together."""
 TUNNEL_CHECK_S = 0.5
+DROPS_CHECK_S = 30.0
+"""How often the tunnel is asked for new kinds of drops, at least; each status and scrape asks, too."""
 REFRESH_S = 1.0
 REPAIRS_KEPT = 20
 STUCK_S = 60.0
@@ -133,6 +136,7 @@ class Node:
         self._stopping = asyncio.Event()
         self._agenda = Agenda()
         self._refreshed_at = -REFRESH_S
+        self._drop_watch = DropWatch()
         self._busy_since: float | None = None
         self._had_lease = False
         """Whether being without a lease means that one was lost, and not that none is known yet."""
@@ -421,13 +425,18 @@ class Node:
         return ""
 
     async def _keep_tunnel(self) -> None:
-        """Have a look when the tunnel's process has ended."""
+        """Have a look when the tunnel's process has ended, and ask it now and then what it drops."""
+        asked_at = 0.0
         while True:
             await asyncio.sleep(TUNNEL_CHECK_S)
             if self.last is None or self.last.tunnel is None or self._busy_since is not None:
                 continue
             if await self._in_thread(self.reconciler.check_tunnel) and not self.last.tunnel_is_down:
                 self._agenda.look_soon()
+            if (now := asyncio.get_running_loop().time()) - asked_at >= DROPS_CHECK_S:
+                asked_at = now
+                with suppress(OSError):
+                    self._notice_drops(await self._in_thread(self.reconciler.tunnel_status))
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -463,6 +472,11 @@ class Node:
             self._refreshed_at = time.monotonic()
             with suppress(OSError, MuslinError):  # the status is asked for most when something does not work
                 self.tunnel_status, self.strangers_dropped = await self._in_thread(self.reconciler.figures)
+            self._notice_drops(self.tunnel_status)
+
+    def _notice_drops(self, tunnel: TunnelStatus | None) -> None:
+        for sentence in self._drop_watch.notice(tunnel, asyncio.get_running_loop().time()):
+            self._tell("drop", sentence, logging.WARNING)
 
     async def list_containers(self) -> tuple[Container, ...]:
         """The containers that runtimes have had connected."""

@@ -325,6 +325,10 @@ class Reconciler:
         """A sentence when the tunnel's process has ended by itself."""
         return self._tunnels.check()
 
+    def tunnel_status(self) -> TunnelStatus | None:
+        """The tunnel's process with what it counts."""
+        return self._tunnels.status()
+
     def figures(self) -> tuple[TunnelStatus | None, int | None]:
         """The tunnel's process with what it counts, and how many packets of strangers were dropped."""
         ports = self.planner.host.filtering.tunnel_ports if self.planner else ()

@@ -11,9 +11,9 @@ program, which takes device and port from it and has it end: no packet is lost. 
 our own network namespace counts, since anybody can write a mark. A service manager must leave the tunnel alone as
 well: with systemd ``KillMode=process`` in the agent's unit, or a scope of its own; the default ends it with the agent.
 
-It is heard through the log: whole lines, ``{`` begins the counters that SIGUSR1 asks for. The log is emptied when it
-has grown beyond ``LOG_MAX_BYTES``. A tunnel that ends is started again at once, one that keeps ending or does not
-start at all after pauses that double.
+It is heard through the log: whole lines, ``{`` begins the counters that SIGUSR1 asks for, and SIGUSR2 by peer. The log
+is emptied when it has grown beyond ``LOG_MAX_BYTES``. A tunnel that ends is started again at once, one that keeps
+ending or does not start at all after pauses that double.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ import threading
 import time
 from pathlib import Path
 
-import msgspec
-
 from muslin.agent.files import write_whole
+from muslin.agent.tunnel_counters import PEERS_LINE, SUMS_LINE, Peers, parse_counters, parse_peers, worth_showing
 from muslin.errors import MuslinError
 from muslin.kernel import programs
 from muslin.kernel.programs import TUNNEL_MARK, Program
@@ -108,6 +107,7 @@ class TunnelKeeper:
         self._pauses = Pauses()
         self._failure = ""
         self._counters: dict[str, int] = {}
+        self._peer_counters: Peers = {}
         self._counters_of: tuple[float, int] | None = None
         self._talking = threading.Lock()
 
@@ -264,12 +264,14 @@ class TunnelKeeper:
             return self._left_behind()
         if tunnel is None or running is None or not running.is_alive:
             return None
+        self._read_counters(running, time.monotonic() if now is None else now)
         return TunnelStatus(
             pid=running.pid,
             device=tunnel.device,
             listen=tunnel.listen,
             peers=len({endpoint for _, endpoint in tunnel.peers}),
-            counters=self._counters_now(running, time.monotonic() if now is None else now),
+            counters=self._counters,
+            peer_counters=self._peer_counters,
         )
 
     def _left_behind(self) -> TunnelStatus | None:
@@ -278,12 +280,15 @@ class TunnelKeeper:
             return TunnelStatus(pid=program.pid, device=told.get("device", ""), listen=told.get("listen", ""), peers=0)
         return None
 
-    def _counters_now(self, running: Program, now: float) -> dict[str, int]:
+    def _read_counters(self, running: Program, now: float) -> None:
         asked_at, pid = self._counters_of or (0.0, 0)
-        if pid != running.pid or now - asked_at >= COUNTERS_AGE_S:
-            line = self._ask(running, signal.SIGUSR1, ("{",), COUNTERS_TIMEOUT_S)
-            self._counters, self._counters_of = parse_counters(line or ""), (now, running.pid)
-        return self._counters
+        if pid == running.pid and now - asked_at < COUNTERS_AGE_S:
+            return
+        line = self._ask(running, signal.SIGUSR1, (SUMS_LINE,), COUNTERS_TIMEOUT_S)
+        self._counters, self._counters_of, self._peer_counters = parse_counters(line or ""), (now, running.pid), {}
+        if line and programs.catches(running, signal.SIGUSR2):  # it would end the Python one
+            line = self._ask(running, signal.SIGUSR2, (PEERS_LINE,), COUNTERS_TIMEOUT_S)
+            self._peer_counters = worth_showing(parse_peers(line or ""))
 
     def _ask(self, running: Program, number: signal.Signals, starts: tuple[str, ...], timeout_s: float) -> str | None:
         """Send a signal; the line of the log that answers it, None when there is none in time."""
@@ -299,15 +304,6 @@ class TunnelKeeper:
         lines = programs.read_from(str(self._log), offset_bytes).splitlines()
         words = [line for line in lines if line and not line.startswith("{")]
         return words[-1][:WORDS_MAX] if words else "it said nothing"
-
-
-def parse_counters(line: str) -> dict[str, int]:
-    """The numbers of a line of JSON; none where it is something else."""
-    try:
-        document = msgspec.json.decode(line, type=dict[str, object])
-    except msgspec.MsgspecError:
-        return {}
-    return {name: value for name, value in document.items() if type(value) is int}
 
 
 def _can_be_talked_with(program: Program) -> bool:

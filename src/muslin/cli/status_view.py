@@ -13,8 +13,9 @@ from typing import Any
 
 import click
 
+from muslin.agent.tunnel_counters import DROPS, drops_of, peers_that_lose
 from muslin.cli.output import counted, draw_table, terminal_width, use_color
-from muslin.wire.agent_api import AgentStatus, PeerState, PeerStatus, ProbeResult
+from muslin.wire.agent_api import AgentStatus, PeerState, PeerStatus, ProbeResult, TunnelStatus
 
 LISTED_PEERS = 64
 """More of them, and those that are fine are only counted."""
@@ -75,7 +76,7 @@ def _head(found: AgentStatus) -> list[str]:
     ]
     if (tunnel := found.tunnel) is not None:
         text = f"process {tunnel.pid} between {tunnel.device} and {tunnel.listen}, {counted(tunnel.peers, 'peer')}"
-        rows.append(("tunnel", text))
+        rows += [("tunnel", text), *_drops(tunnel)]
     if (containers := found.containers) is not None and containers.connected:
         how = f"by the bridge {containers.bridge}" if containers.bridge else "by a route each"
         left = "".join(f", {counted(count, 'address')} of {net} left" for net, count in containers.free.items())
@@ -83,6 +84,16 @@ def _head(found: AgentStatus) -> list[str]:
     if dropped := found.kernel.strangers_dropped:
         rows.append(("strangers", f"{counted(dropped, 'packet')} from addresses without a lease dropped"))
     return [f"  {name:<10} {text}" for name, text in rows]
+
+
+def _drops(tunnel: TunnelStatus) -> list[tuple[str, str]]:
+    """A row for each reason that the tunnel dropped packets for, the most frequent first, with the worst peer."""
+    rows = []
+    for reason, count in drops_of(tunnel.counters).items():
+        losing = peers_that_lose(tunnel.peer_counters, reason)
+        worst = f", {tunnel.peer_counters[losing[0]][reason]} of them of {losing[0]}" if losing else ""
+        rows.append(("dropped", f"{counted(count, 'packet')} {DROPS[reason]}{worst}"))
+    return rows
 
 
 def _lease(found: AgentStatus) -> str:

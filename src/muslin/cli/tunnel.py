@@ -35,12 +35,6 @@ class StatsDocument(msgspec.Struct, frozen=True, kw_only=True):
     tunnels: tuple[TunnelStats, ...]
 
 
-class PeersLine(msgspec.Struct, frozen=True):
-    """A tunnel's answer to SIGUSR2."""
-
-    peers: dict[str, dict[str, int]]
-
-
 @click.group(
     cls=LazyGroup,
     context_settings=CONTEXT_SETTINGS,
@@ -72,21 +66,21 @@ def stats(netns: str, output: str) -> int:
 
 
 def _ask(program: Any) -> TunnelStats:
-    from muslin.agent.tunnel import parse_counters
+    from muslin.agent.tunnel_counters import PEERS_LINE, SUMS_LINE, parse_counters, parse_peers
     from muslin.kernel import programs
 
     told = dict(word.lstrip("-").split("=", 1) for word in program.arguments if "=" in word)
-    counters = _hear(program, signal.SIGUSR1, '{"schema": "muslin.tunnel/v1"')
-    peers = '{"peers": {}}'
+    counters = _hear(program, signal.SIGUSR1, SUMS_LINE)
+    peers = ""
     if programs.catches(program, signal.SIGUSR2):  # it would end the Python one
-        peers = _hear(program, signal.SIGUSR2, '{"schema": "muslin.tunnel-peers/v1"')
+        peers = _hear(program, signal.SIGUSR2, PEERS_LINE)
     return TunnelStats(
         pid=program.pid,
         program=" ".join(program.words[: len(program.words) - len(program.arguments)]),
         device=told.get("device", ""),
         listen=told.get("listen", ""),
         counters=parse_counters(counters),
-        peers=msgspec.json.decode(peers, type=PeersLine).peers,
+        peers=parse_peers(peers),
     )
 
 

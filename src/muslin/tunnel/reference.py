@@ -89,7 +89,7 @@ COUNTERS = (
     "bytes_to_peers",  # inner bytes, without the overhead
     "packets_from_peers",
     "bytes_from_peers",
-    "no_peer",  # out: no prefix contains the destination
+    "no_peer",  # out: no prefix contains the destination, which is a host: to groups, kernels speak unasked
     "too_big",  # out: the path to the peer carries only smaller packets
     "send_failed",  # out: the kernel refused the datagram (no route, firewall, buffer full ...)
     "unknown_peer",  # in: the datagram comes from a stranger
@@ -273,7 +273,7 @@ class Tunnel:
                 continue
             peer = self.table.owner(addresses[1])
             if peer is None:
-                self.counters["no_peer"] += 1
+                self.counters["no_peer"] += addresses[1][0] < (224 if len(addresses[1]) == 4 else 255)  # no group
                 self.answer(packet, 0)
                 continue
             self.send(packet, peer)

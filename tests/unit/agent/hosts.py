@@ -36,6 +36,7 @@ class ToyTunnels:
     def __init__(self) -> None:
         self.running: Tunnel | None = None
         self.words = ""
+        self.counters: dict[str, int] = {}
 
     def converge(self, tunnel: Tunnel | None) -> None:
         self.running = tunnel
@@ -44,7 +45,9 @@ class ToyTunnels:
         return self.words
 
     def status(self) -> TunnelStatus | None:
-        return None
+        if self.running is None or not self.counters:
+            return None
+        return TunnelStatus(pid=1, device=self.running.device, listen="", peers=0, counters=self.counters)
 
 
 class ToyWatch:

@@ -129,6 +129,17 @@ def test_the_tunnel_counts_by_what_became_of_a_packet() -> None:
     assert found["muslin_tunnel_packets_total{fate=bad_source}"] == 1
 
 
+def test_the_tunnel_counts_by_peer() -> None:
+    peers = {"10.0.0.2:8285": {"packets_to_peers": 5, "bytes_to_peers": 600, "tun_failed": 2}}
+    tunnel = TunnelStatus(pid=1, device="d", listen="l", peers=3, peer_counters=peers)
+    found = scrape(make_status(tunnel=tunnel))
+    assert {name: value for name, value in found.items() if "tunnel_peer_" in name} == {
+        "muslin_tunnel_peer_bytes_total{peer=10.0.0.2:8285,way=to_peers}": 600,
+        "muslin_tunnel_peer_packets_total{fate=to_peers,peer=10.0.0.2:8285}": 5,
+        "muslin_tunnel_peer_packets_total{fate=tun_failed,peer=10.0.0.2:8285}": 2,
+    }
+
+
 def test_who_is_not_scraped_does_not_pay_for_the_library() -> None:
     program = "import sys, muslin.agent.api; sys.exit(any(name.startswith('prometheus') for name in sys.modules))"
     assert (

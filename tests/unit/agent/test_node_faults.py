@@ -124,6 +124,26 @@ async def test_a_tunnel_that_keeps_ending_is_a_few_looks_a_second_at_most(cluste
 
 
 @simulated
+async def test_what_the_tunnel_begins_to_drop_is_an_event(cluster: Cluster) -> None:
+    """Without anybody asking for the status; and the same is told once."""
+    host = cluster.host(1)
+
+    def told() -> list[str]:
+        return [event.text for event in node.events.after(0) if event.kind == "drop"]
+
+    async with cluster.running(host, config("udp")) as node:
+        await until(lambda: node.programmed)
+        await asyncio.sleep(HOUR_S)
+        assert told() == []
+        host.tunnels.counters = {"packets_to_peers": 9, "bad_source": 2}
+        await until(told, 31)
+        host.tunnels.counters = {"packets_to_peers": 9, "bad_source": 3}
+        await asyncio.sleep(HOUR_S)
+        assert len(told()) == 1
+        assert told()[0].endswith("drops packets with a source that is not the sender's: 2 so far")
+
+
+@simulated
 async def test_a_dead_peer_that_follows_the_former_backend_costs_no_looks(cluster: Cluster) -> None:
     host = cluster.host(1)
     async with cluster.running(host, config()) as node:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from muslin.agent import tunnel as tunnel_room
-from muslin.agent.tunnel import Pauses, TunnelKeeper, parse_counters
+from muslin.agent.tunnel import Pauses, TunnelKeeper
 from muslin.errors import MuslinError
 from muslin.kernel import programs
 from muslin.model.network import Tunnel
@@ -36,13 +36,19 @@ def reload(*_):
 if "deaf" not in said:
     signal.signal(signal.SIGHUP, reload)
 signal.signal(signal.SIGUSR1, lambda *_: say("counters"))
+if "peers" in said:
+    signal.signal(signal.SIGUSR2, lambda *_: say("peers"))
 say("ready")
 if "ends" in said:
     sys.exit(said["ends"])
 while True:
     signal.pause()
 """
-GOOD = {"ready": "ready to go", "reload": "reloaded 1 peers", "counters": '{"schema": "x/v1", "no_peer": 7}'}
+GOOD = {
+    "ready": "ready to go",
+    "reload": "reloaded 1 peers",
+    "counters": '{"schema": "muslin.tunnel/v1", "no_peer": 7}',
+}
 
 
 class Desk:
@@ -292,6 +298,22 @@ def test_counters_are_asked_for_once_a_second(desk: Desk) -> None:
     assert desk.log.read_text().count("no_peer") == 2
 
 
+def test_counters_by_peer_are_asked_for_where_they_are_counted(desk: Desk) -> None:
+    keeper = desk.keeper()
+    keeper.converge(wanted(B))
+    status = keeper.status(now=100.0)
+    assert status is not None
+    assert status.peer_counters == {}
+    assert keeper.check() == "", "the signal would have ended it"
+
+    keeper.converge(None)
+    desk.behave(**GOOD, peers='{"schema": "muslin.tunnel-peers/v1", "peers": {"10.0.0.2:1": {"too_big": 3}}}')
+    keeper.converge(wanted(B))
+    status = keeper.status(now=200.0)
+    assert status is not None
+    assert (status.counters, status.peer_counters) == ({"no_peer": 7}, {"10.0.0.2:1": {"too_big": 3}})
+
+
 def test_the_log_is_emptied_when_it_is_long_and_heard_when_it_was_taken_away(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,16 +361,3 @@ class TestPauses:
         for count in range(10_000):
             pauses.note_start(count * 30.0)
         assert pauses.left_s(9_999 * 30.0) == 30
-
-
-@pytest.mark.parametrize(
-    ("line", "counters"),
-    [
-        ('{"schema": "muslin.tunnel/v1", "no_peer": 3, "x": true, "y": 1.5}', {"no_peer": 3}),
-        ("", {}),
-        ("{", {}),
-        ("[1]", {}),
-    ],
-)
-def test_counters_are_the_whole_numbers(line: str, counters: dict[str, int]) -> None:
-    assert parse_counters(line) == counters

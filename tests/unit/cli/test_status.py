@@ -217,7 +217,14 @@ def test_what_is_there_only_sometimes() -> None:
             lease=LeaseStatus(state="holding", subnets=("10.5.1.0/24", "fd05:1::/64"), reservation=True),
             underlay=UnderlayStatus(link="eth0", mtu=1500, addresses=("10.0.0.1",), public_addresses=("1.2.3.4",)),
             kernel=KernelStatus(objects=24, passes=1, repaired=3, failed=(failed,), strangers_dropped=7),
-            tunnel=TunnelStatus(pid=88, device="muslin-udp", listen="10.0.0.1:8285", peers=1),
+            tunnel=TunnelStatus(
+                pid=88,
+                device="muslin-udp",
+                listen="10.0.0.1:8285",
+                peers=1,
+                counters={"packets_to_peers": 9, "no_peer": 1, "bad_source": 5},
+                peer_counters={"10.0.0.2:8285": {"bad_source": 2}, "10.0.0.3:8285": {"bad_source": 3}},
+            ),
         )
     )
     for line in (
@@ -225,7 +232,9 @@ def test_what_is_there_only_sometimes() -> None:
         "10.5.1.0/24, fd05:1::/64, holding, without end\n",
         "known to others as 1.2.3.4\n",
         "looked at 1 time, 3 repairs, 1 refused\n",
-        "process 88 between muslin-udp and 10.0.0.1:8285, 1 peer\n",
+        "process 88 between muslin-udp and 10.0.0.1:8285, 1 peer\n"
+        "  dropped    5 packets with a source that is not the sender's, 3 of them of 10.0.0.3:8285\n"
+        "  dropped    1 packet to where no peer is\n",
         "7 packets from addresses without a lease dropped\n",
         "the kernel refuses a change, tried again for 40 s now: ip link add x: No such device",
     ):
