@@ -26,6 +26,7 @@ MACHINE_DIRECTORIES = (
     "/run/flannel",
     "/run/libpod",
     "/run/muslin-agent",
+    "/usr/lib/cni",
     "/var/lib/cni",
     "/var/lib/containerd",
     "/var/lib/containers",

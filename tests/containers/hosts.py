@@ -1,11 +1,11 @@
 """Hosts for container runtimes on one machine: each a network, a mount and a process namespace of its own.
 
 Theory of operation: a host is held by its process 1 (node_init). To everything that is started in it (``Host.run``,
-``Host.start``), /run, /opt and /dev/shm are empty and its own, /var/lib and /etc/cni are directories of the test's, and
-the boot has an identity of its own; so podman and containerd run with their usual paths, and the machine's own
-directories stay as they are. Ending process 1 ends all processes of the host, containers included, and takes its
-mounts and links away: that is a power cut, and also how a host is cleaned up. After it, ``boot`` raises the host again
-with what was on its disk.
+``Host.start``), /run, /opt and /dev/shm are empty and its own, /var/lib and /etc/cni are directories of the test's,
+what is written to /usr/lib/cni goes to another one, and the boot has an identity of its own; so podman and containerd
+run with their usual paths, and the machine's own directories stay as they are. Ending process 1 ends all processes of
+the host, containers included, and takes its mounts and links away: that is a power cut, and also how a host is cleaned
+up. After it, ``boot`` raises the host again with what was on its disk.
 
 The hosts have one segment, a bridge in the namespace of the ``Underlay``, which also holds etcd:
 
@@ -45,12 +45,13 @@ LAN_ADDRESS = f"{UNDERLAY_PREFIX}.254"
 BRIDGE = "cni0"
 COMMAND_S = 60.0
 INIT = Path(__file__).with_name("node_init.py")
-DIRECTORIES = ("var-lib", "etc-cni/net.d", "logs")
+DIRECTORIES = ("var-lib", "etc-cni/net.d", "usr-lib-cni", "work", "logs")
 SETUP = """
 mount -t proc proc /proc
 mount --bind "$1/var-lib" /var/lib
 mount --bind "$1/etc-cni" /etc/cni
 mount --bind "$1/boot_id" /proc/sys/kernel/random/boot_id
+mount -t overlay -o "lowerdir=/usr/lib/cni,upperdir=$1/usr-lib-cni,workdir=$1/work" overlay /usr/lib/cni
 for directory in /run /opt /dev/shm; do mount -t tmpfs none "$directory"; done
 mkdir -p /run/netns /run/lock /run/flannel /opt/cni/bin /var/lib/cni
 mkdir -p /opt/busybox

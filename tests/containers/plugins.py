@@ -51,8 +51,10 @@ class Plugin:
     def install(self, host: Host) -> None:
         """Put the plugins where a host's runtimes look."""
         directory = host.path(BIN_DIRECTORY)
-        for program in (*DEBIAN_DIRECTORY.iterdir(), self.binary):
-            shutil.copy2(program, directory / program.name)
+        for program in DEBIAN_DIRECTORY.iterdir():
+            (directory / program.name).symlink_to(program)
+        if self.is_ours:
+            shutil.copy2(self.binary, directory)
 
     def configure(self, host: Host) -> None:
         """Write the conflist of a host whose agent has a subnet."""
