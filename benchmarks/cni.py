@@ -106,18 +106,22 @@ def make_row(name: str, seconds: dict[str, float], count: int) -> Row:
     )
 
 
-def measure(found: Findings, names: Sequence[str], containers: list[str], reserved: int, options: Options) -> None:
-    """All turns of these contenders with so many reservations that were there before."""
-    suffix = f" with {reserved} reserved" if reserved else ""
+def measure(found: Findings, names: Sequence[str], containers: list[str], options: Options) -> None:
+    """All turns. Those with reservations that were there before stand beside the others, as flatness is a ratio too."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        ready = [stack.enter_context(contender(name, directory, reserved)) for name in names]
-        for one in ready:
+        sizes = (0, RESERVED) if options.reserved_turns else (0,)
+        ready = [(stack.enter_context(contender(name, directory, size)), size) for name in names for size in sizes]
+        for one, _ in ready:
             warm_up(one, containers, directory)
-        for turn in range(options.reserved_turns if reserved else options.turns):
-            for one in (*ready[turn % len(ready) :], *ready[: turn % len(ready)]):
+        for turn in range(options.turns):
+            start = turn % len(ready)
+            for one, size in (*ready[start:], *ready[:start]):
+                if size and turn >= options.reserved_turns:
+                    continue
+                suffix = f" with {size} reserved" if size else ""
                 measure_turn(found, one, containers[: options.count], suffix, directory)
-                if not reserved:
+                if not size:
                     measure_sustained(found, one, containers, directory)
 
 
@@ -232,8 +236,7 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     found = Findings()
     with namespaces(max(options.count, options.sustained)) as containers:
-        for reserved in (0, RESERVED) if options.reserved_turns else (0,):
-            measure(found, names, containers, reserved, options)
+        measure(found, names, containers, options)
     rows = list(found.rows(options.count))
     if options.podman_turns:
         seconds = measure_podman(options.podman_turns, names)

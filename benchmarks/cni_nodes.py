@@ -22,7 +22,7 @@ from benchmarks.cni_calls import Contender
 from benchmarks.measure import ROOT, muslin
 from muslin.kernel import netns as netns_door
 
-PREFIX = "muslin-bench-cni"
+PREFIX = f"muslin-bench-cni{os.getpid()}"
 CROWD = f"{PREFIX}-crowd"
 """The namespace in which containers live that were there before."""
 DEBIAN = Path("/usr/lib/cni")
@@ -107,6 +107,8 @@ def ours(directory: Path, reserved: int) -> Iterator[Contender]:
             socket = str(place / "run" / "cni.sock")
             conf = {"cniVersion": "1.0.0", "name": label, "type": "muslin-cni", "socket": socket}
             yield Contender(name=label, program=OURS, path=str(OURS.parent), node=here, conf=conf)
+        if reserved and count_ours(place / "state") < reserved:
+            raise RuntimeError(f"{label}: the agent did not keep the reservations that it was to be measured with")
 
 
 def read_subnet(place: Path) -> str:
@@ -139,6 +141,17 @@ def fill_ours(state: Path, subnet: str, count: int) -> None:
                     complete=True,
                 )
             )
+    finally:
+        kept.close()
+
+
+def count_ours(state: Path) -> int:
+    """How many reservations the agent's journal holds."""
+    from muslin.agent.reservations import Reservations
+
+    kept = Reservations.open(state / "containers.db")
+    try:
+        return len(kept.all())
     finally:
         kept.close()
 

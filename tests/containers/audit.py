@@ -26,14 +26,16 @@ MACHINE_DIRECTORIES = (
     "/run/flannel",
     "/run/libpod",
     "/run/muslin-agent",
+    "/usr/lib/cni",
     "/var/lib/cni",
     "/var/lib/containerd",
     "/var/lib/containers",
     "/var/lib/muslin",
 )
 CGROUPS = Path("/sys/fs/cgroup")
-KEPT_BY_HOST_LOCAL = frozenset({"lock", "last_reserved_ip.0"})
-OUR_TABLE = "table bridge muslin_cni"
+KEPT_BY_HOST_LOCAL = frozenset({"lock", "last_reserved_ip.0", "last_reserved_ip.1"})
+OUR_TABLE = " muslin_cni"
+"""Of the family that the agent's mode is about: bridge or inet."""
 FRAME = re.compile(r" (type|typeof|flags|size) ")
 """What nft says of a set, beside its elements."""
 KEPT_LINKS = frozenset({"lo", "eth0", "cni0", "vxlan1"})

@@ -1,24 +1,26 @@
 """Hosts for container runtimes on one machine: each a network, a mount and a process namespace of its own.
 
 Theory of operation: a host is held by its process 1 (node_init). To everything that is started in it (``Host.run``,
-``Host.start``), /run, /opt and /dev/shm are empty and its own, /var/lib and /etc/cni are directories of the test's, and
-the boot has an identity of its own; so podman and containerd run with their usual paths, and the machine's own
-directories stay as they are. Ending process 1 ends all processes of the host, containers included, and takes its
-mounts and links away: that is a power cut, and also how a host is cleaned up. After it, ``boot`` raises the host again
-with what was on its disk.
+``Host.start``), /run, /opt and /dev/shm are empty and its own, /var/lib and /etc/cni are directories of the test's,
+what is written to /usr/lib/cni goes to another one, and the boot has an identity of its own; so podman and containerd
+run with their usual paths, and the machine's own directories stay as they are. Ending process 1 ends all processes of
+the host, containers included, and takes its mounts and links away: that is a power cut, and also how a host is cleaned
+up. After it, ``boot`` raises the host again with what was on its disk.
 
 The hosts have one segment, a bridge in the namespace of the ``Underlay``, which also holds etcd:
 
     host1 eth0 192.0.2.1 ──┐
     host2 eth0 192.0.2.2 ──┴── lan 192.0.2.254: etcd
 
-One agent runs on each host; it leases the subnet out of 10.244.0.0/16 and says so in subnet.env, which is what a
+One agent runs on each host; it leases the subnet out of 10.244.0.0/16 (and one of fd00:10:244::/48, where the underlay
+is for both families) and says so in subnet.env, which is what a
 conflist for another plugin is made of (plugins.py).
 """
 
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import json
 import os
 import shutil
@@ -38,19 +40,21 @@ from tests.containers.plugins import Plugin
 from tests.contract.etcd_server import Cluster
 from tests.lab.support import SOURCE, run_token, wait_until
 
-NETWORK = "10.244.0.0/16"
-UNDERLAY_PREFIX = "192.0.2"
-"""Of TEST-NET-1 (RFC 5737): nothing that exists."""
+NETWORK = {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}
+DUAL_STACK = {"EnableIPv6": True, "IPv6Network": "fd00:10:244::/48"}
+UNDERLAY_PREFIX, UNDERLAY_PREFIX6 = "192.0.2", "2001:db8:0:2:"
+"""Of TEST-NET-1 (RFC 5737), and of the prefix for documentation (RFC 3849): nothing that exists."""
 LAN_ADDRESS = f"{UNDERLAY_PREFIX}.254"
 BRIDGE = "cni0"
 COMMAND_S = 60.0
 INIT = Path(__file__).with_name("node_init.py")
-DIRECTORIES = ("var-lib", "etc-cni/net.d", "logs")
+DIRECTORIES = ("var-lib", "etc-cni/net.d", "usr-lib-cni", "work", "logs")
 SETUP = """
 mount -t proc proc /proc
 mount --bind "$1/var-lib" /var/lib
 mount --bind "$1/etc-cni" /etc/cni
 mount --bind "$1/boot_id" /proc/sys/kernel/random/boot_id
+mount -t overlay -o "lowerdir=/usr/lib/cni,upperdir=$1/usr-lib-cni,workdir=$1/work" overlay /usr/lib/cni
 for directory in /run /opt /dev/shm; do mount -t tmpfs none "$directory"; done
 mkdir -p /run/netns /run/lock /run/flannel /opt/cni/bin /var/lib/cni
 mkdir -p /opt/busybox
@@ -62,6 +66,7 @@ exec "$2" -I -S "$3" "$1"
 """Run by a shell in the new namespaces, with the host's directory, an interpreter, node_init.py and busybox."""
 
 Result = TypeVar("Result")
+_serial = itertools.count(1)
 
 
 def cgroup_parent() -> str:
@@ -70,13 +75,13 @@ def cgroup_parent() -> str:
 
 
 class Underlay:
-    """The segment between the hosts, and the etcd on it; a context manager."""
+    """The segment between the hosts, and the etcd on it; a context manager. ``dual``: containers get IPv6 as well."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, dual: bool = False) -> None:
+        self.directory, self.dual = directory, dual
         self.hosts: list[Host] = []
         """All that were made, of which some may have been removed."""
-        self.netns = f"muslin-{run_token()}-lan"
+        self.netns = f"muslin-{run_token()}-lan{next(_serial)}"
         self.image = directory / "image.tar"
         self.web_directory = directory / "web"
         """What the image's web server shows, for one on a host."""
@@ -106,7 +111,7 @@ class Underlay:
             member.url = f"http://{LAN_ADDRESS}:{member.port}"
             self.call(cluster.__enter__)
             self._etcd = cluster
-            config = {"Network": NETWORK, "Backend": {"Type": "vxlan"}}
+            config = NETWORK | (DUAL_STACK if self.dual else {})
             self.call(lambda: member.put("/coreos.com/network/config", json.dumps(config).encode()))
         return self._etcd.urls[0]
 
@@ -123,9 +128,9 @@ class Underlay:
 
         return self.call(ask)
 
-    def new_host(self, plugin: Plugin) -> Host:
+    def new_host(self, plugin: Plugin, mode: str = "bridge") -> Host:
         """One more host, which is not up yet."""
-        host = Host(self, len(self.hosts) + 1, plugin)
+        host = Host(self, len(self.hosts) + 1, plugin, mode)
         self.hosts.append(host)
         return host
 
@@ -142,12 +147,15 @@ class Underlay:
 
 
 class Host:
-    """One host. ``plugin`` decides what its conflist says; the agent runs whatever the plugin."""
+    """One host. ``plugin`` decides what its conflist says; the agent runs whatever the plugin.
 
-    def __init__(self, underlay: Underlay, number: int, plugin: Plugin) -> None:
-        self.underlay, self.number, self.plugin = underlay, number, plugin
+    ``mode`` is our plugin's: all containers of a host are on a bridge of the agent's, or all are routed to.
+    """
+
+    def __init__(self, underlay: Underlay, number: int, plugin: Plugin, mode: str) -> None:
+        self.underlay, self.number, self.plugin, self.mode = underlay, number, plugin, mode
         self.name = f"host{number}"
-        self.address = f"{UNDERLAY_PREFIX}.{number}"
+        self.address, self.address6 = f"{UNDERLAY_PREFIX}.{number}", f"{UNDERLAY_PREFIX6}:{number}"
         # A socket's path must be short (unix(7)), which pytest's directories are not.
         self.directory = Path(tempfile.mkdtemp(prefix=f"muslin-{self.name}-"))
         for name in DIRECTORIES:
@@ -173,6 +181,7 @@ class Host:
         (self.holder,) = children_of(self._unshare.pid)
         self.underlay.plug(self.name, self.holder)
         self.run("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
+        self.run("ip", "address", "add", f"{self.address6}/64", "dev", "eth0", "nodad")
         self.run("ip", "link", "set", "eth0", "up")
         self.plugin.install(self)
 
@@ -275,7 +284,7 @@ class Host:
     def start_agent(self) -> None:
         """Start the host's agent, wait until it has a subnet, and configure the plugin by it."""
         options = ["--store", "etcd", "--etcd-endpoints", self.underlay.endpoint, "--iface", "eth0"]
-        options += ["--bridge", BRIDGE, "--node-name", self.name]
+        options += ["--node-name", self.name, *(["--bridge", BRIDGE] if self.mode == "bridge" else [])]
         self.agent = self.start(sys.executable, "-P", "-m", "muslin", "agent", *options, log="agent")
         subnet_file = self.path("/run/flannel/subnet.env")
         wait_until(lambda: subnet_file.exists() or self._agent_has_ended(), f"{self.name}: the agent has a subnet")
@@ -298,6 +307,11 @@ class Host:
         lines = self.path("/run/flannel/subnet.env").read_text().splitlines()
         return dict(line.partition("=")[::2] for line in lines)
 
+    def networks(self) -> list[str]:
+        """The subnets that the agent has leased."""
+        names = ("FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET")
+        return [str(ipaddress.ip_interface(text).network) for name in names if (text := self.subnet().get(name))]
+
 
 def ip(netns: str, command: str) -> None:
     """Run ip(8) in a named namespace."""
@@ -313,15 +327,11 @@ def children_of(pid: int) -> tuple[int, ...]:
 
 
 def all_settled(hosts: Sequence[Host]) -> bool:
-    """Whether each host has a route to the subnet of each other one."""
-    subnets = {host.name: network_of(host.subnet()["FLANNEL_SUBNET"]) for host in hosts}
+    """Whether each host has a route to each subnet of each other one."""
+    subnets = {host.name: host.networks() for host in hosts}
     for host in hosts:
-        routes = host.run("ip", "-4", "route")
-        if not all(subnet in routes for name, subnet in subnets.items() if name != host.name):
+        routes = host.run("ip", "-4", "route") + host.run("ip", "-6", "route")
+        others = (subnet for name, found in subnets.items() if name != host.name for subnet in found)
+        if not all(f"{subnet} " in routes for subnet in others):
             return False
     return True
-
-
-def network_of(interface: str) -> str:
-    """The network of an address with a length, e.g. 10.244.5.0/24 for 10.244.5.1/24."""
-    return str(ipaddress.ip_interface(interface).network)

@@ -51,21 +51,23 @@ class Plugin:
     def install(self, host: Host) -> None:
         """Put the plugins where a host's runtimes look."""
         directory = host.path(BIN_DIRECTORY)
-        for program in (*DEBIAN_DIRECTORY.iterdir(), self.binary):
-            shutil.copy2(program, directory / program.name)
+        for program in DEBIAN_DIRECTORY.iterdir():
+            (directory / program.name).symlink_to(program)
+        if self.is_ours:
+            shutil.copy2(self.binary, directory)
 
     def configure(self, host: Host) -> None:
         """Write the conflist of a host whose agent has a subnet."""
         host.path(CONFLIST).write_text(json.dumps(self.conflist(host), indent=1))
 
-    def conflist(self, host: Host, **keys: Any) -> dict[str, Any]:
-        """The conflist of a host, with more keys for our or the other's own part."""
+    def conflist(self, host: Host) -> dict[str, Any]:
+        """The conflist of a host."""
         return {
             "cniVersion": "1.0.0",
             "cniVersions": ["1.0.0", "1.1.0"],
             "name": NETWORK_NAME,
             "plugins": [
-                {**self.conf(host), **keys},
+                self.conf(host),
                 {"type": "portmap", "capabilities": {"portMappings": True}},
             ],
         }
@@ -73,19 +75,18 @@ class Plugin:
     def conf(self, host: Host) -> dict[str, Any]:
         """The first plugin's own part."""
         if self.is_ours:
-            return {"type": "muslin-cni", "socket": SOCKET, "dns": DNS}
-        subnet = host.subnet()
+            return {"type": "muslin-cni", "socket": SOCKET, "mode": host.mode, "dns": DNS}
         return {
             "type": "bridge",
             "bridge": "cni0",
             "isGateway": True,
             "hairpinMode": True,
-            "mtu": int(subnet["FLANNEL_MTU"]),
+            "mtu": int(host.subnet()["FLANNEL_MTU"]),
             "dns": DNS,
             "ipam": {
                 "type": "host-local",
-                "ranges": [[{"subnet": subnet["FLANNEL_SUBNET"].replace(".1/", ".0/")}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
+                "ranges": [[{"subnet": subnet}] for subnet in host.networks()],
+                "routes": [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in host.networks()],
             },
         }
 

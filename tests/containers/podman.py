@@ -101,7 +101,8 @@ class Podman:
 
 def fetch(address: str, path: str = PEER_URL_PATH, port: int = 80, patience_s: int = 5) -> tuple[str, ...]:
     """The words by which a container asks a web server; Debian's busybox dies of wget's own limit, ``-T``."""
-    return ("timeout", str(patience_s), "wget", "-q", "-O", "-", f"http://{address}:{port}{path}")
+    place = f"[{address}]" if ":" in address else address
+    return ("timeout", str(patience_s), "wget", "-q", "-O", "-", f"http://{place}:{port}{path}")
 
 
 def fetch_each(addresses: Iterable[str], port: int = 80) -> tuple[str, ...]:
