@@ -83,3 +83,21 @@ def test_a_tunnel_is_told_by_its_command_line(tmp_path: object) -> None:
     program = parse_tunnel(7, words)
     assert (program.device, program.listen) == ("tun0", "10.0.0.10:9000")
     assert program.peers == (("172.16.1.0/24", "10.0.0.20:9000"), ("172.16.2.0/24", "10.0.0.30:9000"))
+
+
+def test_the_links_of_an_ingress_chain_are_in_it(names: Room) -> None:
+    near = names.netns("near")
+    ip(near, "link add d0 type bridge")
+    inside(near, "nft", "add table netdev t; add chain netdev t c { type filter hook ingress device d0 priority 0; }")
+    with Sights((near,)) as sights:
+        assert [one["chain"]["dev"] for one in sights[near].nft if "chain" in one] == [["d0"]]
+        assert list(sights[near].unseen) == []
+
+
+def test_more_namespaces_than_one_package_holds_are_told_apart(names: Room) -> None:
+    near, far = names.netns("near"), names.netns("far")
+    ip(near, f"link add v0 type veth peer name v1 netns {far}")
+    many = [f"none{number}" for number in range(300)]
+    with Sights((near, *many, far)) as sights:
+        number = sights[near].link("v0").link_netnsid  # type: ignore[union-attr]
+        assert sights[near].netns_ids[number] == far  # type: ignore[index]

@@ -25,6 +25,7 @@ STEP: dict[str, tuple[str, ...]] = {
     "forward-policy": ("--step", "3", "--family", "6"),
     "masquerade": ("--step", "3", "--family", "dual"),
     "stale-route": ("--step", "3"),
+    "checksum-offload": ("--step", "4"),
     "link-flap": ("--step", "3"),
     "strict-reverse-path": ("--step", "4"),
     "black-hole": ("--step", "4"),
@@ -47,6 +48,7 @@ OBJECTS = {
     "masquerade": "masquerade",
     "stale-route": "neighbour 10.0.0.99",
     "link-flap": "route to 172.16.",
+    "checksum-offload": "tcp checksum set",
     "strict-reverse-path": "rp_filter",
     "black-hole": "icmp type destination-unreachable drop",
     "tunnel-gone": "tunnel on tun0",
@@ -75,8 +77,9 @@ def test_a_fault_turns_the_check_red_is_named_and_what_is_printed_mends_it(musli
     assert (told["symptom"], told["fault"]) == (fault.symptom, "")
     report = muslin.json("check", "--timeout", "0.5", "--name", name, code=1)
     assert broken(report) & {"R1", "R2", "R3"}
-    found = muslin.json("diagnose", "--name", name, code=1)["findings"]
+    found = muslin.json("diagnose", "--prove", "--name", name, code=1)["findings"]
     assert found[0]["cause"] in fault.causes
+    assert [one for one in found if one["contradiction"] or not one["proof"]] == [], "the kernel says the same"
     assert OBJECTS[fault.name] in found[0]["object"]
     assert found[0]["place"] in found[0]["sentence"]
     for finding in found:
@@ -119,6 +122,24 @@ def test_an_exercise_gives_hints_counts_points_and_is_healed(muslin: Muslin) -> 
     muslin.lab("heal", "--name", name)
 
 
+def test_wrong_checksums_in_a_vxlan_hit_connections_and_no_ping_and_heal_gives_the_offload_back(muslin: Muslin) -> None:
+    name = muslin.up("--step", "4", "--backend", "vxlan")
+
+    def offload() -> str:
+        lines = muslin.inside(name, "node1", "ethtool", "-k", "eth0").stdout.splitlines()
+        return next(line for line in lines if line.startswith("tx-checksumming:"))
+
+    begun = offload()
+    muslin.lab("break", "checksum-offload", "--seed", "3", "--name", name)
+    assert offload() != begun
+    muslin.inside(name, "con1.node1", "ping", "-c", "1", "-W", "2", "172.16.1.2")
+    report = muslin.json("check", "--timeout", "0.5", "--name", name, code=1)
+    assert "R1" in broken(report)
+    muslin.lab("heal", "--name", name)
+    assert offload() == begun
+    muslin.lab("check", "--name", name)
+
+
 def test_what_makes_no_sense_is_refused_with_what_does(muslin: Muslin) -> None:
     name = muslin.up("--step", "2")
     listed = {row["name"]: row["fits"] for row in muslin.json("break", "--list", "--name", name)["faults"]}
@@ -131,10 +152,34 @@ def test_what_makes_no_sense_is_refused_with_what_does(muslin: Muslin) -> None:
     assert "nothing is wrong on the way of 1 pair" in muslin.lab("diagnose", "con1", "con2", "--name", name).stdout
 
 
-def test_a_lab_with_agents_is_not_broken_since_they_would_mend_it(muslin: Muslin) -> None:
+def test_agents_mend_what_is_theirs_and_one_is_shown_how(muslin: Muslin) -> None:
     name = muslin.up("--step", "3", "--agents")
-    assert "the agents of this lab mend" in muslin.lab("break", "--random", "--name", name, code=2).stderr
-    assert muslin.json("diagnose", "--name", name)["ok"] is True
+    told = muslin.lab("break", "no-return-route", "--seed", "3", "--name", name)
+    assert "the agents have mended it" in told.stdout
+    assert "node1$ ip route add 172.16.1.0/24" in told.stdout
+    assert "it was no-return-route" in told.stdout
+    assert "to mend it yourself, break a lab without agents" in told.stderr
+    assert "has not been broken" in muslin.lab("break", "--hint", "--name", name, code=2).stderr
+    again = muslin.json("break", "no-forwarding", "--seed", "3", "--name", name)
+    assert (again["broken"], again["fault"]) == (False, "no-forwarding")
+    assert 0 < again["mended_by_agents"]["after_s"] < 3
+    assert again["mended_by_agents"]["repairs"][0]["commands"] == ["sysctl -q -w net.ipv4.ip_forward=1"]
+    wait_until(lambda: muslin.lab("check", "--name", name, code=None).returncode == 0, "all is well")
+
+
+@pytest.mark.parametrize("backend", ["udp", "vxlan"])
+def test_what_agents_leave_alone_is_an_exercise_there_too(muslin: Muslin, backend: str) -> None:
+    name = muslin.up("--step", "4", "--backend", backend, "--agents")
+    for fault in ("tunnel-port-blocked", "checksum-offload", "masquerade"):
+        told = muslin.lab("break", fault, "--seed", "3", "--name", name)
+        assert "none of the agents' business" in told.stderr
+        found = muslin.json("diagnose", "--name", name, code=1)["findings"]
+        assert OBJECTS[fault].replace("9000", "8285" if backend == "udp" else "8472") in found[0]["object"]
+        for finding in found:
+            for command in finding["mend"]:
+                mend(muslin, command)
+        assert muslin.json("diagnose", "--name", name)["ok"] is True
+        muslin.lab("heal", "--name", name)
 
 
 def test_down_takes_the_record_along(muslin: Muslin) -> None:

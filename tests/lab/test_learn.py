@@ -15,6 +15,7 @@ RIGHT = {
     "namespace": ("y", "10.0.0.10"),
     "gateway": ("10.0.0.10", "default"),
     "bridge": ("64", "64"),
+    "table": ("172.16.0.0/24", "default"),
     "routes": ("62", "Static", "172.16.0.2"),
     "longest-prefix": ("br0", "tun0"),
     "overlay": ("62", "1472", "172.16.0.100"),
@@ -50,7 +51,7 @@ def test_the_whole_course_with_every_answer_right_and_every_fault_mended(muslin:
             process.stdin.write("done\n")
             process.stdin.flush()
     done = finish(process)
-    assert "17 of 17 points" in done.stdout
+    assert "19 of 19 points" in done.stdout
     assert name not in muslin.lab("ls", "-q").stdout
     listed = muslin.lab("learn", "--list", env=env).stdout
     assert listed.count(" of ") >= len(COURSE)
@@ -58,8 +59,10 @@ def test_the_whole_course_with_every_answer_right_and_every_fault_mended(muslin:
 
 def test_it_stops_and_goes_on_and_wrong_answers_are_explained(muslin: Muslin, tmp_path: Path) -> None:
     env, name = learner(muslin, tmp_path), muslin.new_name()
-    first = muslin.lab("learn", "--name", name, env=env, stdin="no\n10.0.0.10\nquit\n")
-    assert "✗ no: yes. The kernel of the namespace answers." in first.stdout
+    first = muslin.lab("learn", "--name", name, env=env, stdin="perhaps\nno\nyes\n10.0.0.10\nquit\n")
+    assert "it takes yes or no; quit stops" in first.stdout
+    assert "it takes an address, such as 10.0.0.10" in first.stdout
+    assert "✗ no, it is: yes. The kernel of the namespace answers." in first.stdout
     assert "1 of 2 points" in first.stdout
     assert "Go on with: muslin lab learn" in first.stderr
     second = muslin.lab("learn", "--name", name, env=env, stdin="quit\n")
@@ -75,4 +78,6 @@ def test_it_stops_and_goes_on_and_wrong_answers_are_explained(muslin: Muslin, tm
 
 def test_every_question_has_a_finder_and_every_finder_a_question() -> None:
     assert {question.find for lesson in COURSE for question in lesson.questions} == set(FINDERS)
-    assert shlex.join([lesson.name for lesson in COURSE]) == "namespace gateway bridge routes longest-prefix overlay"
+    assert (
+        shlex.join([lesson.name for lesson in COURSE]) == "namespace gateway bridge table routes longest-prefix overlay"
+    )

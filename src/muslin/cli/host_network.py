@@ -1,7 +1,8 @@
 """This machine as a network to follow packets through: the namespace that we are in, and all that have names.
 
 Theory of operation: what ``ip netns`` lists (container runtimes put theirs there) and the own namespace, called
-``host``. What lies behind a link that leads elsewhere is not known, and said so.
+``host``. What lies behind a link that leads elsewhere is not known, and said so. An ordinary user may read links,
+addresses, routes and neighbours of his own namespace, and neither its packet filter nor other namespaces.
 """
 
 from __future__ import annotations
@@ -22,9 +23,30 @@ HOST = "host"
 @contextlib.contextmanager
 def host_network() -> Iterator[NamedSights]:
     """The machine's namespaces, as they are at this moment."""
-    names = {HOST: "", **{name: name for name in netns_door.names() if name != HOST}}
+    names = {HOST: "", **{name: name for name in netns_door.names() if name != HOST and may_enter(name)}}
     with Sights(tuple(names.values())) as sights:
         yield NamedSights(sights, names)
+
+
+def may_enter(name: str) -> bool:
+    """Whether this process can look into a namespace: that takes root's rights over it, and one that is there."""
+    try:
+        netns_door.call_in(name, lambda: None)
+    except OSError:
+        return False
+    return True
+
+
+def closed_namespaces() -> list[str]:
+    """The named namespaces that this process may not look into; a name without one behind it is none."""
+    return [name for name in netns_door.names() if netns_door.inode_of(name) is not None and not may_enter(name)]
+
+
+def no_namespace(name: str, hint: str) -> UsageError:
+    """The error for a namespace that is not there, or not for this user to look into."""
+    if name in closed_namespaces():
+        return UsageError(f"looking into the network namespace {name!r} needs root", "run the same as root")
+    return UsageError(f"there is no network namespace {name!r}", hint)
 
 
 def host_question(
@@ -51,7 +73,7 @@ def _find(network: NamedSights, text: str, family: Family | None) -> tuple[str |
     except ValueError:
         if text not in network:
             known = ", ".join(list(network)[:8])
-            raise UsageError(f"there is no network namespace {text!r}", f"there is {known}") from None
+            raise no_namespace(text, f"there is {known}") from None
         own = [one for one in network[text].local_addresses if not one.startswith(("127.", "fe80", "::1"))]
         fitting = [one for one in own if family in (None, family_of(one))]
         return text, fitting[0] if fitting else None
@@ -61,4 +83,5 @@ def _find(network: NamedSights, text: str, family: Family | None) -> tuple[str |
 
 
 def _owners(network: NamedSights, address: str) -> list[str]:
-    return [name for name in network if address in network[name].local_addresses]
+    sights = ((name, network.get(name)) for name in network)  # one that goes meanwhile has none
+    return [name for name, sight in sights if sight is not None and address in sight.local_addresses]

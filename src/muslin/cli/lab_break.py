@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any, Literal
 
 import click
@@ -41,6 +42,8 @@ class BreakDocument(msgspec.Struct, frozen=True, kw_only=True):
     fault: str = ""
     lesson: str = ""
     score: int
+    mended_by_agents: Any = None
+    """What the agents of the lab did at once, and after how many seconds; None where they left it to you."""
     passed: dict[str, str] = {}
     """By requirement: how many of its cells the last check proved."""
 
@@ -73,7 +76,7 @@ def break_(
     muslin lab break --hint              where to look, then with what, then what it shows
     muslin lab break --check             mended? 100 points less 20 a hint; and what there is to learn
     muslin lab break --solve             the answer, for no points
-    muslin lab break no-forwarding       a certain one
+    muslin lab break no-forwarding       a certain one; in a lab with agents: watch whether they mend it
     muslin lab diagnose                  have the cause told;  muslin lab heal  takes everything back
     """
     from muslin.lab.run import require
@@ -108,15 +111,36 @@ def _list(directory: Any, output: str) -> int:
 
 def _break(directory: Any, state: Any, name: str | None, seed: int | None, output: str) -> int:
     from muslin.lab.fault_catalogue import FAULTS
-    from muslin.lab.faults import choose, inject
+    from muslin.lab.faults import choose, inject, undo
 
     number = seed if seed is not None else random.SystemRandom().randrange(10000)
     chosen = choose(FAULTS, state.topology, name, number)
     with directory.locked():
+        broken_at_s = time.time()
         broken = inject(state, directory, chosen, number)
+        mended = _watch_agents(directory, state, broken_at_s)
+        if mended is not None:
+            undo(state, directory)
+    if mended is not None:
+        _show(broken, output, over=True, agents=mended)
+        say(f"to mend it yourself, break a lab without agents: muslin lab break {chosen.name} --seed {number}")
+        return EXIT_OK
     _show(broken, output)
+    if state.topology.agents is not None:
+        say("this is none of the agents' business, so that they leave it to you")
     say("find out why (muslin lab check shows who is hit), mend it, then: muslin lab break --check")
     return EXIT_OK
+
+
+def _watch_agents(directory: Any, state: Any, broken_at_s: float) -> Any:
+    """What the agents of the lab did about it; None where there are none, or where they leave it alone."""
+    if state.topology.agents is None:
+        return None
+    from muslin.lab.agents import Crew
+    from muslin.verify.agents_mend import watch
+
+    crew = Crew.of(state.name, directory.path, state.topology)
+    return watch(state, {agent.node: agent.socket for agent in crew.agents}, broken_at_s)
 
 
 def _record(directory: Any) -> tuple[Any, Any]:
@@ -164,13 +188,20 @@ def _check(directory: Any, state: Any, output: str) -> int:
 
 
 def _show(
-    broken: Any, output: str, *, over: bool = False, passed: dict[str, str] | None = None, mended: bool = False
+    broken: Any,
+    output: str,
+    *,
+    over: bool = False,
+    passed: dict[str, str] | None = None,
+    mended: bool = False,
+    agents: Any = None,
 ) -> None:
     from muslin.lab.fault_catalogue import FAULTS
 
     fault = next(one for one in FAULTS if one.name == broken.fault)
     document = BreakDocument(
-        broken=not mended,
+        broken=not (mended or agents),
+        mended_by_agents=agents,
         seed=broken.seed,
         symptom=fault.symptom,
         hints=fault.hints[: broken.hints_given],
@@ -187,8 +218,14 @@ def _draw(document: BreakDocument, mended: bool) -> str:
     lines += [f"hint {number}: {words}" for number, words in enumerate(document.hints, start=1)]
     if document.passed:
         lines.append("proved: " + ", ".join(f"{name} {of}" for name, of in document.passed.items()))
+    if agents := document.mended_by_agents:
+        lines.append(f"the agents have mended it, {agents.after_s:.2f} s after it broke")
+        for repair in agents.repairs:
+            more = repair.count - len(repair.commands)
+            lines += [f"  {repair.node}$ {command}" for command in repair.commands]
+            lines += [f"  and {counted(more, 'more command')}"] if more > 0 else []
     if document.fault:
-        lines.append(f"it {'was' if mended else 'is'} {document.fault}: {document.lesson}")
+        lines.append(f"it {'is' if document.broken else 'was'} {document.fault}: {document.lesson}")
     if mended:
         lines.append(f"mended: {document.score} points")
     return "\n".join(lines)
@@ -197,13 +234,18 @@ def _draw(document: BreakDocument, mended: bool) -> str:
 @click.command()
 @click.argument("source", metavar="[SRC]", required=False)
 @click.argument("destination", metavar="[DST]", required=False)
+@click.option(
+    "--prove", "proving", is_flag=True, help="Send a packet for each cause, and show what the kernel says of it."
+)
 @name_option
 @output_option
-def diagnose(source: str | None, destination: str | None, name: str, output: str) -> int:
+def diagnose(source: str | None, destination: str | None, proving: bool, name: str, output: str) -> int:
     """Say why packets are lost or changed: each cause in one sentence, with the commands that mend it.
 
-    Looks at all pairs, or those from SRC to DST. It follows packets through what the kernel holds and sends none:
-    muslin lab check proves by sending. Exit code 1 where there is a cause.
+    Looks at all pairs, or those from SRC to DST. It follows packets through what the kernel holds and sends none.
+    With --prove it also sends one for each cause: the kernel's counters and its packet filter's trace then confirm the
+    cause, or contradict it (≠); with SRC and DST they may name one that cannot be read. Exit code 1 where there is a
+    cause.
     """
     from muslin.kernel.converge import plan_ops
     from muslin.kernel.linux import LinuxKernel
@@ -211,16 +253,17 @@ def diagnose(source: str | None, destination: str | None, name: str, output: str
     from muslin.lab.run import require
     from muslin.lab.state import LabDirectory
     from muslin.verify.diagnose import diagnose as find_causes
+    from muslin.verify.trace import trace
 
     if bool(source) != bool(destination):
         raise UsageError("from where to where?", "give SRC and DST, or neither for all pairs")
     state = require(LabDirectory(name))
     only = None
     if source and destination:
-        question = question_for(state, source, destination)
-        only = (question.netns, question.destination)
+        only = question_for(state, source, destination)
+    prove = (lambda question: trace(state, question)) if proving else None
     with LinuxKernel() as kernel:
-        found = find_causes(state, lambda wanted: plan_ops(kernel, wanted, state.owned)[1], only)
+        found = find_causes(state, lambda wanted: plan_ops(kernel, wanted, state.owned)[1], only, prove)
     emit(found, output, lambda: _draw_diagnosis(found))
     return EXIT_OK if found.ok else EXIT_CHECK_FAILED
 
@@ -235,6 +278,8 @@ def _draw_finding(finding: Any) -> str:
     shown = ", ".join(finding.pairs[:SHOWN_PAIRS])
     more = f" and {len(finding.pairs) - SHOWN_PAIRS} more" if len(finding.pairs) > SHOWN_PAIRS else ""
     lines = [f"✗ {finding.cause.replace('-', ' ')}: {finding.sentence}", f"  hits {shown}{more}"]
+    lines += [f"  ✓ {finding.proof}"] if finding.proof else []
+    lines += [f"  ≠ {finding.contradiction}"] if finding.contradiction else []
     lines += [f"  mend: {command}" for command in finding.mend]
     return "\n".join(lines)
 
@@ -255,6 +300,12 @@ def heal(name: str) -> int:
         undo(state, directory)
     report = raise_again(directory, state.topology)
     changed = len(report.report.results) + len(report.started)
-    words = "was as it should be" if not (changed or was_broken) else f"is mended ({counted(changed, 'command')})"
+    words = (
+        "was as it should be"
+        if not (changed or was_broken)
+        else f"is mended ({counted(changed, 'command')})"
+        if changed
+        else "is mended"
+    )
     say(f"lab {name!r} {words}")
     return EXIT_OK

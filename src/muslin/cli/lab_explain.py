@@ -23,7 +23,11 @@ def packet_options(function: Any) -> Any:
         click.option("--port", type=click.IntRange(1, 65535), help="Of the destination, for tcp and udp."),
         click.option(
             "--size", "size_bytes", type=click.IntRange(28, 65535), default=84, show_default=True,
-            help="Of the whole IP packet, in bytes; it must not be cut.",
+            help="Of the whole IP packet, in bytes.",
+        ),
+        click.option(
+            "--df/--no-df", "fixed_size", default=True, show_default=True,
+            help="Whether it must not be cut. With --no-df a link with a smaller MTU takes it in fragments.",
         ),
         click.option("--ttl", type=click.IntRange(1, 255), default=64, show_default=True, help="To begin with."),
     )  # fmt: skip
@@ -114,19 +118,24 @@ def explain(source: str, destination: str, family: str | None, wide: bool, outpu
     """Tell the way of a packet from SRC to DST and of its answer, as far as this machine goes.
 
     SRC and DST are addresses, names of network namespaces (as `ip netns` has them), or `host` for the
-    namespace that this runs in. Nothing is sent and nothing is changed.
+    namespace that this runs in. Nothing is sent and nothing is changed. It needs no root; what only root may see
+    (the packet filter, other namespaces) is then left out, and named.
 
     \b
     muslin explain host 10.42.1.7 --wide
     muslin explain 10.42.0.5 10.42.1.7 --why-not default
     """
-    from muslin.cli.host_network import host_network, host_question
+    from muslin.cli.host_network import closed_namespaces, host_network, host_question
     from muslin.explain.both import explain as explain_both
 
     check_port(packet)
     with host_network() as network:
         question = host_question(network, source, destination, FAMILY_NUMBERS[family], **packet)  # type: ignore[arg-type]
-        return show(explain_both(network, question), wide, output)
+        told = explain_both(network, question)
+    if closed := closed_namespaces():
+        inside = f"the inside of {counted(len(closed), 'network namespace')}"
+        told = msgspec.structs.replace(told, unseen=(*told.unseen, inside))
+    return show(told, wide, output)
 
 
 def check_port(packet: dict[str, Any]) -> None:

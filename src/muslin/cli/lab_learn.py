@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import textwrap
 from typing import Any
 
 import click
@@ -12,6 +14,26 @@ from muslin.cli.output import draw_table, say, use_color
 from muslin.errors import EXIT_OK, UsageError
 
 LEARN_LAB = "learn"
+WIDEST = 100
+"""Columns of text; on a narrower terminal, its own."""
+EXAMPLES = {
+    "number": "a number, such as 64",
+    "address": "an address, such as 10.0.0.10",
+    "word": "a word",
+    "yes or no": "yes or no",
+}
+
+
+OTHER_TERMINAL = {
+    "check": "who reaches whom",
+    "shell node1": "a shell in there: ip route, ip link",
+    "diagnose": "the cause, and what mends it",
+}
+INTRODUCTION = (
+    "You predict what the network will do, then look, and are told why. Answer with a word or a number; quit stops, and"
+    " the same command goes on from there. Real networks of your own kernel are raised for it, and taken away at the"
+    " end."
+)
 
 
 class _LeaveError(Exception):
@@ -42,15 +64,17 @@ def learn(lesson: str | None, listing: bool, restart: bool, name: str) -> int:
     if lesson and not chosen:
         raise UsageError(f"there is no lesson {lesson!r}", f"there is {', '.join(one.name for one in COURSE)}")
     try:
+        if not (progress.done or lesson):
+            click.echo(_wrapped(INTRODUCTION))
         for one in chosen:
-            points, of = _teach(one, name)
+            points, of = _teach(one, f"lesson {COURSE.index(one) + 1} of {len(COURSE)}", name)
             progress = progress.with_lesson(one.name, points, of)
             write_progress(progress)
     except _LeaveError:
         say(f"\nkept. Go on with: muslin lab learn. The lab stays up; muslin lab down {name} takes it away")
         return EXIT_OK
     points, of = progress.total
-    click.echo(f"\nThat was all: {points} of {of} points. Next: muslin lab break --random, muslin lab myths")
+    click.echo(f"\nThat was all: {points} of {of} points. Next: muslin lab myths, or muslin lab up and break --random")
     _take_down(name)
     return EXIT_OK
 
@@ -70,7 +94,16 @@ def _take_down(name: str) -> None:
     down(LabDirectory(name))
 
 
-def _teach(lesson: Any, name: str) -> tuple[int, int]:
+def _wrapped(text: str, indent: str = "") -> str:
+    """Paragraphs, as wide as the terminal is, within reason."""
+    width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
+    paragraphs = (
+        textwrap.fill(one, width, initial_indent=indent, subsequent_indent=indent) for one in text.split("\n\n")
+    )
+    return "\n\n".join(paragraphs)
+
+
+def _teach(lesson: Any, number: str, name: str) -> tuple[int, int]:
     """One lesson; the points, and how many there were."""
     from muslin.lab.faults import undo
     from muslin.lab.presets import preset
@@ -83,8 +116,8 @@ def _teach(lesson: Any, name: str) -> tuple[int, int]:
         undo(require(directory), directory)
     up(directory, preset(lesson.step))
     state = require(directory)
-    line = f"── step {lesson.step}: {lesson.title} "
-    click.echo(f"\n{click.style(line, bold=True) if use_color() else line}\n\n{lesson.text}")
+    line = f"── {number}, on step {lesson.step}: {lesson.title}"
+    click.echo(f"\n{click.style(line, bold=True) if use_color() else line}\n\n{_wrapped(lesson.text)}")
     points = sum(_ask(state, question) for question in lesson.questions)
     of = len(lesson.questions)
     if lesson.exercise:
@@ -107,16 +140,20 @@ def _read(prompt: str) -> str:
 
 def _ask(state: Any, question: Any) -> int:
     """Predict, then look, then be told."""
-    from muslin.lab.lesson_answers import FINDERS, is_right
+    from muslin.lab.lesson_answers import FINDERS, is_answer, is_right
     from muslin.lab.places import lab_network
 
-    given = _read(f"\n? {question.ask}\n  your prediction ({question.kind}):")
+    click.echo(f"\n{_wrapped(f'? {question.ask}')}")
+    given = _read(f"  your prediction ({question.kind}):")
+    while not is_answer(given, question.kind):
+        given = _read(f"  it takes {EXAMPLES[question.kind]}; quit stops. Your prediction:")
     with lab_network(state) as network:
         right = FINDERS[question.find](network)
     place, command = question.look
     click.echo(f"  {place}$ {' '.join(command)}\n{_look(state, place, command)}")
     good = is_right(given, right)
-    click.echo(f"  {'✓ yes' if good else '✗ no'}: {right}. {question.because}")
+    told = f"{'✓ right' if good else '✗ no, it is'}: {right}. {question.because}"
+    click.echo(_wrapped(told, "  "))
     return int(good)
 
 
@@ -146,18 +183,20 @@ def _exercise(state: Any, directory: Any, lesson: Any) -> int:
     fault = next(one for one in FAULTS if one.name == lesson.fault)
     with directory.locked():
         inject(state, directory, fault, 1)
-    click.echo(f"\n! {lesson.exercise}\n  In another terminal: muslin lab shell --name {state.name} node1")
+    click.echo(f"\n{_wrapped(f'! {lesson.exercise}')}\n  In another terminal:")
+    for verb, what in OTHER_TERMINAL.items():
+        click.echo(f"    {f'muslin lab {verb} --name {state.name}':<42}{what}".rstrip())
     hints = 0
     while True:
         said = _read("  done, hint, or solve?").lower()
         if said == "hint":
-            click.echo(f"  {fault.hints[min(hints, HINTS - 1)]}")
+            click.echo(_wrapped(fault.hints[min(hints, HINTS - 1)], "  "))
             hints += 1
         elif said == "solve":
-            click.echo(f"  it is {fault.name}. {fault.lesson}")
+            click.echo(_wrapped(f"it was {fault.name}, and is mended for you. {fault.lesson}", "  "))
             break
         elif run_check(state).ok:
-            click.echo(f"  ✓ mended. It was {fault.name}. {fault.lesson}")
+            click.echo(_wrapped(f"✓ mended. It was {fault.name}. {fault.lesson}", "  "))
             break
         else:
             click.echo(f"  ✗ not yet: muslin lab check --name {state.name} shows who is hit")

@@ -51,12 +51,11 @@ def routes(place: str | None, everything: bool, output: str) -> int:
 
     See `muslin lab routes --help` for what is told of each.
     """
-    from muslin.cli.host_network import HOST, host_network
-    from muslin.errors import UsageError
+    from muslin.cli.host_network import HOST, host_network, no_namespace
 
     with host_network() as network:
         if place is not None and place not in network:
-            raise UsageError(f"there is no network namespace {place!r}", "see: ip netns")
+            raise no_namespace(place, "see: ip netns")
         return _show((network[one] for one in [place or HOST]), everything, output)
 
 

@@ -43,6 +43,7 @@ def trace(
     \b
     muslin lab trace con1.node1 con1.node2
     muslin lab trace con1.node1 172.16.1.2 --protocol udp --port 53 --size 1400
+    muslin lab trace con1.node1 con1.node2 --size 3000 --no-df
     muslin lab trace con1.node1 con1.node2 --ladder
     """
     from muslin.lab.places import question_for
@@ -119,19 +120,30 @@ def _write_page(found: Any, page: str) -> None:
 
 
 def _draw(found: Any) -> str:
-    lines = [f"{found.source} → {found.destination}, {found.protocol.upper()}, {found.size_bytes} bytes"]
+    may_be_cut = "" if found.fixed_size else ", may be cut"
+    packet = f"{found.protocol.upper()}, {found.size_bytes} bytes{may_be_cut}"
+    lines = [f"{found.source} → {found.destination}, {packet}"]
     for leg in ("request", "answer", "error"):
         rows: list[tuple[str, ...]] = [_cells(line) for line in found.lines if line.leg == leg]
         if rows:
             lines += ["", click.style(leg, bold=True) if use_color() else leg, draw_table(COLUMNS, rows)]
     lines.append("")
-    if found.refused:
-        lines.append(f"the source's own kernel refuses: {found.refused}")
     lines += [f"✗ {found.cause}"] if found.cause else []
+    lines += [f"  ✓ {found.proof}"] if found.proof else []
+    lines += [f"  ≠ {found.contradiction}"] if found.contradiction else []
+    lines += [f"  its packet filter could not be traced in {words}" for words in found.untraced]
     lines += [f"  mend it in {found.mend}"] if found.mend else []
-    fate = "arrives, and so does its answer" if found.answered else "arrives" if found.arrived else "does not arrive"
-    lines.append(f"the packet {fate}; {'as predicted' if found.ok else '≠ not as predicted'}")
+    lines.append(f"the packet {_fate(found)}; {'as predicted' if found.ok else '≠ not as predicted'}")
     return "\n".join(lines)
+
+
+def _fate(found: Any) -> str:
+    if found.answered:
+        return "arrives, and so does its answer"
+    if not found.arrived or not found.cause:
+        return "arrives" if found.arrived else "does not arrive"
+    left = any(line.leg == "answer" and line.at_us is not None for line in found.lines)
+    return "arrives, and its answer is lost" if left else "gets there, and is dropped"
 
 
 def _cells(line: Any) -> tuple[str, ...]:
@@ -139,7 +151,7 @@ def _cells(line: Any) -> tuple[str, ...]:
     packet = f"{line.source} > {line.destination}"
     if line.outer_source:
         packet = f"[{line.outer_source} > {line.outer_destination}] {packet}"
-    new = "; ".join([*line.changes, *([line.differs] if line.differs else [])])
+    new = "; ".join(words for words in (line.fragment, *line.changes, line.differs) if words)
     if not line.predicted and not line.differs:
         new = "a copy that the bridge sends by every port" if line.leg != "error" else new
     return (

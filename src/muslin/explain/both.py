@@ -34,6 +34,10 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     port: int | None = None
     size_bytes: int = 84
     ttl: int = 64
+    fixed_size: bool = True
+    """Whether it must not be cut (DF); where it may, an IPv6 packet is cut by its source alone."""
+    answer_bytes: int | None = None
+    """Of the answer; None for as many as the request."""
     why_not: str = ""
 
 
@@ -53,6 +57,7 @@ def explain(network: Network, question: Question) -> Explanation:
         protocol=question.protocol,
         port=question.port,
         size_bytes=question.size_bytes,
+        fixed_size=question.fixed_size,
         ttl=question.ttl,
     )
     there = Walk(network, expected=question.expected)
@@ -60,19 +65,33 @@ def explain(network: Network, question: Question) -> Explanation:
     request = path_of(there, question.source_address or "", parcel)
     told = explain_why_not(network, question, request) if question.why_not else ""
     if there.taken_by is None:
-        return Explanation(request=request, why_not=told)
+        return Explanation(request=request, why_not=told, unseen=_unseen(network, request))
     answer = Parcel(
         destination=there.parcel.source,
         source=there.parcel.destination,
         protocol=question.protocol,
         port=question.port,
-        size_bytes=question.size_bytes,
+        size_bytes=question.answer_bytes or question.size_bytes,
+        # The kernel lets its echo replies be cut (net/ipv4/icmp.c, icmp_sk_init: IP_PMTUDISC_DONT).
+        fixed_size=question.fixed_size and question.protocol != "icmp",
         reply=True,
     )
     back = Walk(network, translations=tuple(there.translations), expected=question.netns)
     back.start(there.taken_by, answer)
     reply = path_of(back, answer.source, answer)
-    return Explanation(request=request, reply=reply, differs=tuple(differences(request, reply)), why_not=told)
+    return Explanation(
+        request=request,
+        reply=reply,
+        differs=tuple(differences(request, reply)),
+        why_not=told,
+        unseen=_unseen(network, request, reply),
+    )
+
+
+def _unseen(network: Network, *paths: Path) -> tuple[str, ...]:
+    """What the namespaces on the way would not show."""
+    places = dict.fromkeys(hop.netns for path in paths for hop in path.hops)
+    return tuple(dict.fromkeys(f"{what} of {place}" for place in places for what in network[place].unseen))
 
 
 def explain_why_not(network: Network, question: Question, path: Path) -> str:

@@ -13,7 +13,7 @@ from muslin.explain.frames import neighbour_of, state_name
 from muslin.explain.lookup import inside
 from muslin.explain.path import Carriage, Drop
 from muslin.model.address import family_of, prefix_length
-from muslin.wire.rtnetlink import LinkRecord
+from muslin.wire.rtnetlink import LinkRecord, VxlanInfo
 from muslin.wire.sight import Sight, TunnelProgram
 
 ANY_MAC = "00:00:00:00:00:00"
@@ -86,7 +86,7 @@ def into_tun(sight: Sight, link: LinkRecord, destination: str) -> Carriage | Dro
 
 def out_of_vxlan(sight: Sight, carriage: Carriage, mac: str) -> LinkRecord | Drop:
     """The vxlan device that unpacks a packet that arrived at this namespace."""
-    devices = [link for link in sight.links if link.vxlan is not None and link.vxlan.port == carriage.port]
+    devices = [link for link in sight.links if link.vxlan is not None and _hears(link.vxlan, carriage)]
     device = next((link for link in devices if link.vxlan and link.vxlan.vni == carriage.vni), None)
     if device is None or not device.up:
         what = f"{device.name} is down" if device else f"no vxlan device with VNI {carriage.vni}"
@@ -98,6 +98,13 @@ def out_of_vxlan(sight: Sight, carriage: Carriage, mac: str) -> LinkRecord | Dro
         sentence = f"{device.name} of {sight.netns} has the MAC {device.mac}, and the frame is for {mac}: another's"
         return Drop(cause="wrong-mac", netns=sight.netns, object=f"link {device.name}", sentence=sentence)
     return device
+
+
+def _hears(vxlan: VxlanInfo, carriage: Carriage) -> bool:
+    """Whether a device's socket gets this packet: it is of one family, so that two may share a VNI and a port."""
+    own = vxlan.local or vxlan.remote
+    family = family_of(own) if own else 4
+    return vxlan.port == carriage.port and family == family_of(carriage.destination)
 
 
 def out_of_tunnel(sight: Sight, carriage: Carriage, source: str, inner_source: str) -> LinkRecord | Drop:

@@ -27,6 +27,7 @@ VERDICTS = ("accept", "drop", "reject", "return", "jump", "goto")
 TRANSLATIONS = ("masquerade", "snat", "dnat", "redirect")
 # What a rule may hold besides matches and verdicts without any effect on the way (nft(8)).
 SILENT = ("counter", "log", "limit", "comment", "notrack", "ct count")
+HARMLESS = ("nftrace", "priority")  # what a rule may set of a packet without any effect on the way
 MAX_DEPTH = 16  # NFT_JUMP_STACK_SIZE, net/netfilter
 
 
@@ -76,6 +77,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """The last rule that accepts by a match of its own."""
     asked: int = 0
     """How many rules were looked at."""
+    spoiled_by: Place | None = None
+    """The rule that writes a checksum of its own into the packet."""
 
 
 def ask(sight: Sight, hook: Hook, packet: Packet, iif: str = "", oif: str = "") -> Finding:
@@ -101,11 +104,13 @@ class _Ruleset:
                 self.sets[named["family"], named["table"], named["name"]] = named.get("elem", [])
 
     def ask(self, hook: Hook, packet: Packet, iif: str, oif: str) -> Finding:
-        families = ("netdev",) if hook == "ingress" else ("inet", "ip" if family_of(packet.destination) == 4 else "ip6")
+        families = (
+            ("netdev", "inet") if hook == "ingress" else ("inet", "ip" if family_of(packet.destination) == 4 else "ip6")
+        )
         chains = [one for one in self.base if one["hook"] == hook and one["family"] in families]
         found = Finding()
         for chain in sorted(chains, key=lambda one: int(one.get("prio", 0))):
-            if chain["family"] == "netdev" and iif not in _devices(chain):
+            if hook == "ingress" and iif not in _devices(chain):
                 continue
             if chain.get("type") == "nat" and packet.reply:
                 continue  # NAT rules see only the first packet of a flow; its answers follow by conntrack
@@ -157,6 +162,12 @@ class _Run:
                 return self._verdict(key, name, value, place, found, depth)
             elif name in TRANSLATIONS:
                 return self._translate(name, value, place, found), "accept"
+            elif name == "mangle" and (protocol := _checksum_of(value)):
+                if protocol != self.packet.protocol:
+                    return found, ""
+                found = msgspec.structs.replace(found, spoiled_by=place)
+            elif name == "mangle" and value["key"].get("meta", {}).get("key") in HARMLESS:
+                continue
             elif name not in SILENT:
                 return msgspec.structs.replace(found, unsure=(*found.unsure, place)), ""
         return found, ""
@@ -267,6 +278,14 @@ class _Run:
         if "elem" in right:
             return self._is_in(key, left, right["elem"].get("val"))
         return UNKNOWN
+
+
+def _checksum_of(mangle: Mapping[str, Any]) -> str:
+    """The protocol into whose checksum field this statement writes; 0 is none in UDP, and no fault (RFC 768)."""
+    payload = mangle["key"].get("payload", {})
+    if payload.get("field") != "checksum" or mangle["value"] == 0:
+        return ""
+    return str(payload["protocol"])
 
 
 _PROTOCOL_NAMES = {"icmpv6": "ipv6-icmp"}

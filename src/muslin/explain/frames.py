@@ -25,8 +25,10 @@ Network = Mapping[str, Sight]
 # linux/neighbour.h NUD_*
 INCOMPLETE, REACHABLE, STALE, DELAY, PROBE, FAILED, NOARP, PERMANENT = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80
 STATE_NAMES = {
+    INCOMPLETE: "incomplete", FAILED: "failed",
     REACHABLE: "reachable", STALE: "stale", DELAY: "delay", PROBE: "probe", NOARP: "noarp", PERMANENT: "permanent",
 }  # fmt: skip
+UNANSWERED = INCOMPLETE | FAILED
 USABLE = REACHABLE | STALE | DELAY | PROBE | NOARP | PERMANENT
 
 
@@ -220,10 +222,11 @@ def owners(network: Network, netns: str, link: str, address: str) -> list[tuple[
 def _answers(sight: Sight, link: str, address: str) -> bool:
     """IPv4 answers on any link for any own address unless arp_ignore says otherwise; IPv6 on the address's own."""
     on_link = any(one.address.partition("/")[0] == address for one in sight.addresses_on(link))
-    if family_of(address) == 6:
+    # Settings are asked last: to read one, a namespace has to be entered, and most here have nothing to do with it.
+    if family_of(address) == 6 or on_link or address not in sight.local_addresses:
         return on_link
     ignore = max(sight.sysctl("net/ipv4/conf/all/arp_ignore"), sight.sysctl(f"net/ipv4/conf/{link}/arp_ignore"))
-    return on_link or (ignore == 0 and address in sight.local_addresses)
+    return ignore == 0
 
 
 def neighbour_of(sight: Sight, link: str, address: str) -> NeighbourRecord | None:

@@ -8,6 +8,8 @@ answer to leave by the link that the packet came in by, loose (2) by any. IPv6 h
 
 from __future__ import annotations
 
+import msgspec
+
 from muslin.explain.filter import Packet, Place, ask
 from muslin.explain.lookup import Answer, Query, lookup
 from muslin.explain.path import Drop
@@ -26,8 +28,7 @@ def reverse_path(sight: Sight, iif: str, source: str, destination: str, oif: str
     """
     if family_of(source) == 6:
         return "", None
-    accepts_local = sight.sysctl("net/ipv4/conf/all/accept_local") or sight.sysctl(f"net/ipv4/conf/{iif}/accept_local")
-    if source in sight.local_addresses and not accepts_local:
+    if source in sight.local_addresses and not _accepts_own(sight, iif):
         sentence = (
             f"{sight.netns} has the address {source} itself, so a packet from it that comes in by {iif} is martian"
         )
@@ -37,7 +38,8 @@ def reverse_path(sight: Sight, iif: str, source: str, destination: str, oif: str
     if mode == 0:
         return "", None
     answer = lookup(sight, Query(destination=source, source=destination, iif=oif))
-    found = answer.chosen.route if answer.chosen else None
+    # A route that refuses leads nowhere, so for the filter it is none.
+    found = answer.chosen.route if answer.chosen and not answer.refused else None
     link = answer.way.link if answer.way else ""
     if found is None or (mode == 1 and link != iif and not _uses(sight, answer, iif)):
         back = f"the answer to {source} would leave by {link}" if found else f"there is no route back to {source}"
@@ -55,6 +57,26 @@ def reverse_path(sight: Sight, iif: str, source: str, destination: str, oif: str
         )
         return "", drop
     return f"reverse path {MODES.get(mode, mode)}: {source} is behind {link}, fine", None
+
+
+def _accepts_own(sight: Sight, iif: str) -> bool:
+    """Whether packets that come in with an address of one's own as source are no martians."""
+    return any(sight.sysctl(f"net/ipv4/conf/{one}/accept_local") for one in ("all", iif))
+
+
+def silent(holder: Sight, source: str, next_hop: str) -> Drop | None:
+    """Why the holder of an address answers no ARP request: it has the asker's address as well.
+
+    The request's sender is checked as a packet's source is (net/ipv4/arp.c, arp_process asks ip_route_input).
+    """
+    if family_of(next_hop) == 6 or source not in holder.local_addresses:
+        return None
+    if _accepts_own(holder, holder.local_addresses[next_hop]):
+        return None
+    sentence = (
+        f"{holder.netns} has the address {source} itself, so it does not answer when {source} asks for {next_hop}"
+    )
+    return Drop(cause="martian", netns=holder.netns, object=f"address {source}", sentence=sentence)
 
 
 def _uses(sight: Sight, answer: Answer, iif: str) -> bool:
@@ -129,6 +151,14 @@ def translated(sight: Sight, place: Place, part: str, before: str, after: str) -
     return Drop(cause="nat", netns=sight.netns, object=f"nft {place.words}", sentence=sentence, mend=without(place))
 
 
+def spoiled(sight: Sight, place: Place, protocol: str) -> Drop:
+    """What becomes of a packet into which a rule writes a checksum; who drops it is known when it gets there."""
+    sentence = f"{sight.netns} writes a {protocol.upper()} checksum that is not the packet's ({place.words})"
+    return Drop(
+        cause="bad-checksum", netns=sight.netns, object=f"nft {place.words}", sentence=sentence, mend=without(place)
+    )
+
+
 def unheard(sight: Sight, drop: Drop, packet: Packet) -> Drop:
     """The same drop, or a black hole where the message that would tell the sender of it does not get out."""
     six = family_of(packet.source) == 6
@@ -150,6 +180,23 @@ def unheard(sight: Sight, drop: Drop, packet: Packet) -> Drop:
                 mend=without(found.denied),
             )
     return drop
+
+
+def unasked(sight: Sight, source: str, next_hop: str, bridge: str) -> Drop | None:
+    """What keeps a bridge from passing on the question for a MAC; None where it does, and always for ARP, no IP packet.
+
+    The packet that is to go there then waits, and is not even sent.
+    """
+    if family_of(next_hop) == 4 or not shows_filter(sight, next_hop):
+        return None
+    question = Packet(source=source, destination=next_hop, protocol="icmpv6", icmp_type="nd-neighbor-solicit", ttl=255)
+    for hook in ("prerouting", "forward", "postrouting"):
+        found = ask(sight, hook, question, bridge, bridge)
+        if found.denied:
+            drop = denied(sight, hook, found.denied, found.rejects)
+            asked = f"the neighbour solicitation for {next_hop}, without which nothing can be sent there"
+            return msgspec.structs.replace(drop, sentence=f"{drop.sentence}: {asked}")
+    return None
 
 
 def shows_filter(sight: Sight, destination: str) -> bool:

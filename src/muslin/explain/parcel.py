@@ -12,7 +12,7 @@ import msgspec
 from muslin.explain.filter import Packet
 from muslin.explain.frames import Delivery, Network, Port, far_end
 from muslin.explain.lookup import Answer, why
-from muslin.explain.path import Cause, Drop, Hop, RouteChoice
+from muslin.explain.path import Cause, Drop, Hop, Piece, RouteChoice
 from muslin.explain.types import protocol_name, route_text, table_name, type_of
 from muslin.model.address import family_of
 from muslin.wire.rtnetlink import LinkRecord
@@ -31,6 +31,15 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     fixed_size: bool = True
     """Whether it must not be cut: IPv4's DF, and always in IPv6."""
     reply: bool = False
+    spoiled: Drop | None = None
+    """Why whoever takes it will not find its checksum right."""
+    pieces: tuple[Piece, ...] = ()
+    """The fragments that it is cut into; none while it is whole."""
+
+    @property
+    def all_pieces(self) -> tuple[Piece, ...]:
+        """Its fragments, or the whole as the only one."""
+        return self.pieces or (Piece(size_bytes=self.size_bytes),)
 
     @property
     def packet(self) -> Packet:
@@ -140,7 +149,8 @@ def unanswered(network: Network, sight: Sight, link: LinkRecord, next_hop: str, 
 
 
 def _holder(network: Network, address: str) -> Sight | None:
-    return next((one for one in network.values() if address in one.local_addresses), None)
+    sights = (network.get(name) for name in network)  # on a host, one may go while we look
+    return next((one for one in sights if one is not None and address in one.local_addresses), None)
 
 
 def cut_off(network: Network, sight: Sight, link: LinkRecord, next_hop: str) -> Drop | None:

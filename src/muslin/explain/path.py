@@ -19,7 +19,7 @@ Cause = Literal[
     "no-route", "refusing-route", "no-source", "forwarding-off", "reverse-path", "martian", "filter", "link-down",
     "no-neighbour", "wrong-mac", "lost-frame", "ttl-exceeded", "too-big", "no-tunnel", "no-peer", "unknown-peer",
     "nobody-listens", "no-tunnel-entry", "loop", "ping-ignored", "not-here", "unplugged", "nat",
-    "black-hole",
+    "black-hole", "bad-checksum", "unpredicted",
 ]  # fmt: skip
 
 
@@ -50,6 +50,17 @@ class Drop(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mend: str = ""
     told: str = ""
     """What the sender hears of it; empty where it hears nothing."""
+    lost_in: str = ""
+    """The namespace that drops it, where the fault is in another one (``netns``)."""
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A fragment: the bytes of the whole IP packet that it is, and where its data begins in that of the one cut."""
+
+    size_bytes: int
+    offset_bytes: int = 0
+    inner_offset_bytes: int = 0
+    """In a tunnel: where the data of the fragment begins that it carries."""
 
 
 class Hop(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -69,9 +80,14 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ttl_in: int | None = None
     ttl_out: int | None = None
     size_bytes: int = 0
+    pieces_in: tuple[Piece, ...] = ()
+    """The fragments that the packet comes in, and goes out in; none where it is whole."""
+    pieces_out: tuple[Piece, ...] = ()
     mtu: int | None = None
     """Of the link that it leaves by, or less where the route or a learned path MTU says so."""
     route: RouteChoice | None = None
+    left_as: tuple[str, str] | None = None
+    """Source and destination that it leaves with, where NAT has changed them here."""
     next_hop: str = ""
     neighbour: str = ""
     """Which MAC the frame goes to, and how that is known; or what a bridge decided."""
@@ -83,8 +99,9 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def room_bytes(self) -> int | None:
-        """How much longer the packet could be."""
-        return None if self.mtu is None else self.mtu - self.size_bytes
+        """How much longer the packet, or the longest of its pieces, could be."""
+        longest = max((piece.size_bytes for piece in self.pieces_out), default=self.size_bytes)
+        return None if self.mtu is None else self.mtu - longest
 
 
 class Carriage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -146,6 +163,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     differs: tuple[str, ...] = ()
     """Where the way back is not the way there, in words."""
     why_not: str = ""
+    unseen: tuple[str, ...] = ()
+    """What could not be looked at for want of rights, and so is not reckoned with."""
 
     @property
     def ok(self) -> bool:

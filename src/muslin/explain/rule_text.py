@@ -32,6 +32,8 @@ def _expression(one: Mapping[str, Any]) -> str:
         return f"{name} to {value.get('addr', '')}{port}"
     if name == "log":
         return "log"
+    if name == "mangle":
+        return f"{_operand(value['key'])} set {_operand(value['value'])}"
     return json.dumps(dict(one))
 
 

@@ -13,10 +13,12 @@ from typing import Literal
 
 import msgspec
 
-from muslin.explain.path import Hop, Path
+from muslin.explain.path import Cause, Hop, Path, Piece
 from muslin.wire.packet import Header
 
 Leg = Literal["request", "answer", "error"]
+LOST_BEHIND: tuple[Cause, ...] = ("no-tunnel", "no-peer", "no-tunnel-entry")
+"""What is lost behind the link that it left by: it is seen there."""
 
 
 class Sighting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -31,11 +33,15 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     destination: str
     carried: bool = False
     size_bytes: int = 0
+    offset_bytes: int = 0
+    """Of a fragment: where its data begins; of one that is carried, in the packet inside."""
+    outer_offset_bytes: int = 0
 
     @property
-    def key(self) -> tuple[str, str, str, bool, bool]:
+    def key(self) -> tuple[str, str, str, bool, bool, int, int]:
         """What makes two sightings the same."""
-        return self.leg, self.place, self.link, self.outgoing, self.carried
+        offsets = self.offset_bytes, self.outer_offset_bytes
+        return self.leg, self.place, self.link, self.outgoing, self.carried, *offsets
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +69,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     carried: bool = False
     at_us: int | None = None
     size_bytes: int = 0
+    fragment: str = ""
+    """Which part it is of a packet that was cut, in words; empty for a whole one."""
     stack: str = ""
     mac_source: str = ""
     mac_destination: str = ""
@@ -83,41 +91,43 @@ def _of_hops(hops: Sequence[Hop], leg: Leg) -> Iterator[Sighting]:
         yield from _of_hop(hop, leg)
 
 
-def _of_hop(hop: Hop, leg: Leg) -> Iterator[Sighting]:
-    def at(link: str, outgoing: bool, ttl: int | None, carried: bool = False) -> Sighting:
-        return Sighting(
-            leg=leg,
-            place=hop.netns,
-            link=link,
-            outgoing=outgoing,
-            ttl=ttl or 0,
-            source=hop.source,
-            destination=hop.destination,
-            carried=carried,
-            size_bytes=hop.size_bytes,
-        )
+def _of_hop(hop: Hop, leg: Leg, carrier: Hop | None = None) -> Iterator[Sighting]:
+    """With a ``carrier``, the hop is the outer packet's: it is told with the addresses of the packet inside."""
+    told = carrier or hop
+    ends = {False: (told.source, told.destination)}
+    ends[True] = told.left_as or ends[False]
 
-    if hop.act == "switches":
-        yield at(hop.port_in, False, hop.ttl_in)
-        yield at(hop.port_out, True, hop.ttl_out)
+    def at(link: str, outgoing: bool, ttl: int | None, pieces: tuple[Piece, ...]) -> Iterator[Sighting]:
+        for piece in pieces or (Piece(size_bytes=hop.size_bytes),) if link else ():
+            yield Sighting(
+                leg=leg,
+                place=hop.netns,
+                link=link,
+                outgoing=outgoing,
+                ttl=(carrier.ttl_out if carrier else ttl) or 0,
+                source=ends[outgoing or carrier is not None][0],
+                destination=ends[outgoing or carrier is not None][1],
+                carried=carrier is not None,
+                size_bytes=piece.size_bytes,
+                offset_bytes=piece.inner_offset_bytes if carrier else piece.offset_bytes,
+                outer_offset_bytes=piece.offset_bytes if carrier else 0,
+            )
+
+    if (
+        hop.entered and hop.entered == hop.left and hop.route is None
+    ):  # a bridge that switches shows its frames at its ports alone
+        yield from at(hop.port_in, False, hop.ttl_in, hop.pieces_in)
+        yield from at(hop.port_out if hop.drop is None else "", True, hop.ttl_out, hop.pieces_out)
         return
     if hop.entered == "lo":
-        yield at("lo", True, hop.ttl_in)
-    yield from (at(link, False, hop.ttl_in) for link in (hop.port_in, hop.entered) if link)
-    if hop.drop is None and hop.act != "takes":
-        yield from (at(link, True, hop.ttl_out) for link in (hop.left, hop.port_out) if link)
-    if hop.carried:
-        yield from _of_carriage(hop, leg)
-
-
-def _of_carriage(hop: Hop, leg: Leg) -> Iterator[Sighting]:
-    """The outer packet's sightings, told with the addresses of the packet that it carries."""
-    assert hop.carried is not None
-    for outer in hop.carried.hops:
-        for one in _of_hop(outer, leg):
-            yield msgspec.structs.replace(
-                one, carried=True, source=hop.source, destination=hop.destination, ttl=hop.ttl_out or 0
-            )
+        yield from at("lo", True, hop.ttl_in, ())
+    for link in (hop.port_in, hop.entered):
+        yield from at(link, False, hop.ttl_in, hop.pieces_in)
+    if hop.act != "takes" and (hop.drop is None or hop.drop.cause in LOST_BEHIND):
+        for link in (hop.left, hop.port_out):
+            yield from at(link, True, hop.ttl_out, hop.pieces_out)
+    for outer in hop.carried.hops if hop.carried else ():
+        yield from _of_hop(outer, leg, carrier=hop)
 
 
 def compare(predicted: Sequence[Sighting], seen: Sequence[Seen]) -> list[Line]:
@@ -139,8 +149,10 @@ def compare(predicted: Sequence[Sighting], seen: Sequence[Seen]) -> list[Line]:
 
 def _line(one: Sighting, found: Seen | None, before: Seen | None, predicted: bool) -> Line:
     header = found.header if found else None
-    inner = header.innermost if header else None
-    outer = header if header and header.inner else None
+    # Of a tunnel's packet that was cut itself, only the first piece shows what is inside.
+    hidden = header is not None and one.carried and header.inner is None
+    inner = header.innermost if header and not hidden else None
+    outer = header if one.carried else None
     return Line(
         leg=one.leg,
         place=one.place,
@@ -154,12 +166,13 @@ def _line(one: Sighting, found: Seen | None, before: Seen | None, predicted: boo
         carried=one.carried,
         at_us=round(found.at_s * 1e6) if found else None,
         size_bytes=header.size_bytes if header else one.size_bytes,
+        fragment=_fragment(header, inner) if header else "",
         stack=header.stack if header else "",
         mac_source=header.mac_source if header else "",
         mac_destination=header.mac_destination if header else "",
         outer_source=outer.source if outer else "",
         outer_destination=outer.destination if outer else "",
-        changes=tuple(_changes(before.header, header)) if before and header else (),
+        changes=tuple(_changes(before.header, header)) if before and header and not hidden else (),
         differs=_difference(one, found, predicted),
     )
 
@@ -169,12 +182,27 @@ def _difference(one: Sighting, found: Seen | None, predicted: bool) -> str:
         return "predicted, not seen"
     if not predicted:
         return "" if found.copy else "seen, not predicted"
-    inner = found.header.innermost
-    parts = [f"TTL {one.ttl} predicted, {inner.ttl} seen"] if inner.ttl != one.ttl else []
+    header = found.header
+    sized = one.leg != "error" and one.size_bytes and header.size_bytes != one.size_bytes
+    parts = [f"{one.size_bytes} bytes predicted, {header.size_bytes} seen"] if sized else []
+    if one.carried and header.inner is None:
+        return "; ".join(parts)
+    inner = header.innermost
+    parts += [f"TTL {one.ttl} predicted, {inner.ttl} seen"] if inner.ttl != one.ttl else []
     if one.leg != "error" and (inner.source, inner.destination) != (one.source, one.destination):
         ways = f"{one.source} > {one.destination} predicted, {inner.source} > {inner.destination} seen"
         parts.append(ways)
     return "; ".join(parts)
+
+
+def _fragment(header: Header, inner: Header | None) -> str:
+    """Which part of a cut packet this is, of the packet inside where that was cut; empty for a whole one."""
+    cut = inner if inner and inner.fragment_id is not None else header
+    if cut.fragment_id is None:
+        return ""
+    end = cut.offset_bytes + cut.data_bytes
+    what = "the tunnel's packet, bytes" if cut is header and header is not inner else "bytes"
+    return f"fragment, {what} {cut.offset_bytes} to {end}{'' if cut.more_fragments else ', the last'}"
 
 
 def _changes(before: Header, now: Header) -> Iterator[str]:
@@ -188,6 +216,6 @@ def _changes(before: Header, now: Header) -> Iterator[str]:
         yield f"addresses {old.source} > {old.destination} → {new.source} > {new.destination}"
     if now.inner and not before.inner:
         kind = "vxlan" if now.carries == "vxlan" else "UDP"
-        yield f"wrapped in {kind} {now.source} > {now.destination}, +{now.size_bytes - old.size_bytes} bytes"
+        yield f"wrapped in {kind} {now.source} > {now.destination}, +{now.size_bytes - new.size_bytes} bytes"
     if before.inner and not now.inner:
         yield "unwrapped"

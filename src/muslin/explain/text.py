@@ -19,6 +19,9 @@ def draw(explanation: Explanation, wide: bool = False) -> str:
         lines += ["", *_draw_path("answer", explanation.reply, wide)]
     lines += ["", *(f"≠ {words}" for words in explanation.differs)] if explanation.differs else []
     lines += ["", explanation.why_not] if explanation.why_not else []
+    if explanation.unseen:
+        what = " and ".join(explanation.unseen)
+        lines += ["", f"not seen, and so not reckoned with: {what}; as root, the same command sees all"]
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ first refusal ends the walk with a ``Drop``.
 The answer's way is a walk too, from the namespace that took the packet. What NAT did to the request, connection
 tracking undoes: a walk notes each translation, and the walk of the answer is given them.
 
-Not handled: multicast, what programs of others do behind TUN devices, IPsec; fragments are told of, not followed.
+Not handled: multicast, what programs of others do behind TUN devices, IPsec.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import msgspec
 
 from muslin.explain import carry, judge
 from muslin.explain.filter import Finding, Hook, ask
+from muslin.explain.fragments import carried, cut
 from muslin.explain.frames import Delivery, Network, Port, follow, neighbour_of, owners, state_name
 from muslin.explain.lookup import Answer, Query, lookup, why
 from muslin.explain.mend import way_to
@@ -90,7 +91,7 @@ class Walk:
         hop, parcel = self._filter(sight, "output", parcel, hop, oif=link_of(answer))
         link = self._out_link(sight, answer, hop)
         mtu = judge.mtu_of(sight, link, answer, parcel.destination, own=True)
-        hop = self._fit(sight, parcel, link, mtu, hop, own=True)
+        hop, parcel = self._fit(sight, parcel, link, mtu, hop, own=True)
         self._leave(sight, parcel, answer, link, hop)
 
     def _route_own(self, sight: Sight, parcel: Parcel, oif: str, hop: Hop) -> tuple[Answer, Parcel]:
@@ -152,6 +153,7 @@ class Walk:
             port_in=bridge_port,
             ttl_in=parcel.ttl,
             size_bytes=parcel.size_bytes,
+            pieces_in=parcel.pieces,
         )
 
     def _forward(self, sight: Sight, iif: str, parcel: Parcel, answer: Answer, hop: Hop) -> None:
@@ -170,7 +172,7 @@ class Walk:
             raise stopped_by(hop, "ttl-exceeded", sight, "ttl", sentence, told="ICMP: time exceeded")
         link = self._out_link(sight, answer, hop)
         mtu = judge.mtu_of(sight, link, answer, parcel.destination, own=False)
-        hop = self._fit(sight, parcel, link, mtu, hop, own=False)
+        hop, parcel = self._fit(sight, parcel, link, mtu, hop, own=False)
         parcel = msgspec.structs.replace(parcel, ttl=parcel.ttl - 1)
         hop = msgspec.structs.replace(hop, ttl_out=parcel.ttl)
         hop, parcel = self._filter(sight, "forward", parcel, hop, iif=iif, oif=link.name)
@@ -182,6 +184,9 @@ class Walk:
                 f"{parcel.destination} is also an address of {sight.netns}, which took the packet for {self._expected}"
             )
             raise stopped_by(hop, "not-here", sight, f"address {parcel.destination}", sentence)
+        if parcel.spoiled:
+            sentence = f"{parcel.spoiled.sentence}, so that {sight.netns} drops it"
+            raise stopped(hop, msgspec.structs.replace(parcel.spoiled, sentence=sentence, lost_in=sight.netns))
         ignores = sight.sysctl("net/ipv4/icmp_echo_ignore_all")
         if ignores and parcel.protocol == "icmp" and not parcel.reply and family_of(parcel.destination) == 4:
             sentence = f"{sight.netns} is told to ignore pings (net.ipv4.icmp_echo_ignore_all=1)"
@@ -200,14 +205,20 @@ class Walk:
             raise stopped_by(hop, "link-down", sight, f"link {name}", sentence, f"ip link set {name} up")
         return link
 
-    def _fit(self, sight: Sight, parcel: Parcel, link: LinkRecord, mtu: int, hop: Hop, *, own: bool) -> Hop:
-        hop = msgspec.structs.replace(hop, left=link.name, mtu=mtu)
-        if parcel.size_bytes <= mtu:
-            return hop
-        if parcel.fixed_size or (family_of(parcel.destination) == 6 and not own):
-            drop = judge.too_big(sight, link.name, parcel.size_bytes, mtu)
+    def _fit(
+        self, sight: Sight, parcel: Parcel, link: LinkRecord, mtu: int, hop: Hop, *, own: bool
+    ) -> tuple[Hop, Parcel]:
+        hop = msgspec.structs.replace(hop, left=link.name, mtu=mtu, pieces_out=parcel.pieces)
+        longest = max(piece.size_bytes for piece in parcel.all_pieces)
+        family = family_of(parcel.destination)
+        if longest <= mtu:
+            return hop, parcel
+        if parcel.fixed_size or (family == 6 and not own):
+            drop = judge.too_big(sight, link.name, longest, mtu)
             raise stopped(hop, drop if own else judge.unheard(sight, drop, parcel.packet))
-        return noted(hop, f"longer than the MTU of {mtu}: goes in fragments")
+        pieces = cut(parcel.all_pieces, mtu, family)
+        hop = noted(hop, f"{longest} bytes are more than the MTU of {mtu}: goes in {len(pieces)} fragments")
+        return msgspec.structs.replace(hop, pieces_out=pieces), msgspec.structs.replace(parcel, pieces=pieces)
 
     def _leave(self, sight: Sight, parcel: Parcel, answer: Answer, link: LinkRecord, hop: Hop) -> None:
         hop, parcel = self._filter(sight, "postrouting", parcel, hop, oif=link.name, answer=answer)
@@ -215,7 +226,10 @@ class Walk:
         via = answer.way.via if answer.way else None
         own_gateway = via is not None and via in sight.local_addresses
         next_hop = parcel.destination if via is None or own_gateway else via
-        hop = msgspec.structs.replace(hop, next_hop=next_hop)
+        ends = (parcel.source, parcel.destination)
+        hop = msgspec.structs.replace(
+            hop, next_hop=next_hop, left_as=ends if ends != (hop.source, hop.destination) else None
+        )
         if own_gateway:
             hop = noted(
                 hop, f"the gateway {via} is an own address: {parcel.destination} is asked for on the link itself"
@@ -228,7 +242,7 @@ class Walk:
             self._onto_link(sight, link, next_hop, parcel, hop)
 
     def _onto_link(self, sight: Sight, link: LinkRecord, next_hop: str, parcel: Parcel, hop: Hop) -> None:
-        mac, hop = self._resolve(sight, link, next_hop, hop)
+        mac, hop = self._resolve(sight, link, next_hop, parcel.source, hop)
         found = follow(self.network, sight.netns, link.name, mac) if mac else Delivery(outside=True)
         if found.outside:
             self.hops.append(noted(hop, f"{link.name} leads out of what was looked at"))
@@ -239,6 +253,10 @@ class Walk:
             hop = msgspec.structs.replace(hop, port_out=first.left)
         if found.receiver is None:
             raise stopped(hop, lost(self.network, sight, link, next_hop, found))
+        if neighbour_of(sight, link.name, next_hop) is None:
+            for crossing in crossings:
+                if drop := judge.unasked(self.network[crossing.netns], parcel.source, next_hop, crossing.bridge):
+                    raise stopped(hop, drop)
         self.hops.append(hop)
         for crossing in crossings:
             self.hops.append(self._cross(crossing, parcel))
@@ -259,6 +277,8 @@ class Walk:
             ttl_in=parcel.ttl,
             ttl_out=parcel.ttl,
             size_bytes=parcel.size_bytes,
+            pieces_in=parcel.pieces,
+            pieces_out=parcel.pieces,
             neighbour=crossing.decision,
         )
         hop, _ = self._filter(sight, "ingress", parcel, hop, iif=crossing.entered)
@@ -267,7 +287,7 @@ class Walk:
                 hop, _ = self._filter(sight, hook, parcel, hop, iif=crossing.bridge, oif=crossing.bridge)
         return hop
 
-    def _resolve(self, sight: Sight, link: LinkRecord, next_hop: str, hop: Hop) -> tuple[str, Hop]:
+    def _resolve(self, sight: Sight, link: LinkRecord, next_hop: str, source: str, hop: Hop) -> tuple[str, Hop]:
         """The MAC of the next hop: from the table, or from whoever would answer; empty where that is outside."""
         holders = owners(self.network, sight.netns, link.name, next_hop)
         if len({mac for _, mac in holders}) > 1:
@@ -279,6 +299,8 @@ class Walk:
             return known.mac, msgspec.structs.replace(hop, neighbour=words)
         if holders:
             port, mac = holders[0]
+            if drop := judge.silent(self.network[port.netns], source, next_hop):
+                raise stopped(hop, drop)
             word = "neighbour solicitation" if family_of(next_hop) == 6 else "ARP"
             return mac, msgspec.structs.replace(
                 hop, neighbour=f"{next_hop} is {mac} (asked by {word}, {port.netns} answers)"
@@ -328,11 +350,12 @@ class Walk:
             port=found.port,
             size_bytes=parcel.size_bytes + found.overhead_bytes,
             fixed_size=found.kind == "udp",
+            pieces=carried(parcel.pieces, found.overhead_bytes, nested=self._depth > 0),
         )
         outer.start(sight.netns, packet, oif)
         source = found.source or outer.parcel.source
-        carried = msgspec.structs.replace(found, source=source, hops=tuple(outer.hops))
-        hop = msgspec.structs.replace(hop, carried=carried)
+        carriage = msgspec.structs.replace(found, source=source, hops=tuple(outer.hops))
+        hop = msgspec.structs.replace(hop, carried=carriage)
         if outer.taken_by is None:
             self.hops.append(hop)
         return outer.taken_by, outer.parcel.source, hop
@@ -361,6 +384,10 @@ class Walk:
             hop = noted(hop, f"cannot tell what the packet filter does here: {place.words}")
         if found.denied:
             raise stopped(hop, judge.denied(sight, hook, found.denied, found.rejects))
+        if found.spoiled_by:
+            parcel = msgspec.structs.replace(
+                parcel, spoiled=judge.spoiled(sight, found.spoiled_by, parcel.packet.protocol)
+            )
         if found.accepted_by:
             hop = checked(hop, f"nft {hook}: accepted by {found.accepted_by.words}")
         elif found.asked:

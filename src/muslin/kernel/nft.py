@@ -58,6 +58,12 @@ def list_text(netns: str, words: Sequence[str]) -> str:
     return result.stdout if result.returncode == 0 else ""
 
 
+def devices_of(text: str) -> list[str]:
+    """The links that a chain of the ingress hook names: ``device "eth0"`` or ``devices = { "eth0", "eth1" }``."""
+    found = re.search(r"\bdevices? (?:= \{([^}]*)\}|(\S+))", text)
+    return re.findall(r'[^\s",]+', found[1] or found[2]) if found else []
+
+
 def normalise(text: str) -> str:
     """The body of a table without indentation and blank lines."""
     return "\n".join(line.strip() for line in text.splitlines() if line.strip())

@@ -10,6 +10,7 @@ use. nft is started only where the kernel has a table at all. A namespace knows 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import msgspec
 
 from muslin.kernel import netns as netns_door
 from muslin.kernel import nft, programs
+from muslin.kernel.netlink import MESSAGES_PER_SEND
 from muslin.kernel.nft_sets import NO_TABLE_ERRNOS
 from muslin.kernel.sessions import Session, Sessions
 from muslin.wire import nftables, rtnetlink
@@ -151,6 +153,7 @@ def read_sight(session: Session, others: Sequence[str], tunnels: Callable[[], li
     """One namespace. OSError when any of its tables could not be read whole. ``tunnels`` is asked only beside a TUN."""
     links = tuple(session.links())
     has_tun = any(link.kind == "tun" for link in links)
+    unseen: list[str] = []
     return Sight(
         netns=session.netns,
         links=links,
@@ -162,9 +165,10 @@ def read_sight(session: Session, others: Sequence[str], tunnels: Callable[[], li
         neighbours=_dump(session, rtnetlink.neighbour_dump(), NeighbourRecord),
         fdb=_dump(session, rtnetlink.fdb_dump(), FdbRecord),
         sysctls=_Settings(session),
-        nft=_Later(lambda: _ruleset(session)),
+        nft=_Later(lambda: _ruleset(session, unseen)),
         netns_ids=_Ids(session, others),
         tunnels=tuple(tunnels()) if has_tun else (),
+        unseen=unseen,
     )
 
 
@@ -182,10 +186,14 @@ def _nexthops(session: Session) -> tuple[NexthopRecord, ...]:
         return ()
 
 
-def _ruleset(session: Session) -> tuple[dict[str, Any], ...]:
+def _ruleset(session: Session, unseen: list[str]) -> tuple[dict[str, Any], ...]:
+    """The packet filter; none, and noted in ``unseen``, for one who may not see it (nfnetlink wants CAP_NET_ADMIN)."""
     try:
         if not session.netfilter.dump(nftables.table_dump()):
             return ()
+    except PermissionError:
+        unseen.append("the packet filter (nft)")
+        return ()
     except OSError as error:
         if error.errno not in NO_TABLE_ERRNOS:
             raise
@@ -194,23 +202,41 @@ def _ruleset(session: Session) -> tuple[dict[str, Any], ...]:
     if result.returncode != 0:
         words = " ".join(result.stderr.split())
         raise OSError(errno.EIO, f"nft could not list the packet filter: {words}", session.netns)
-    return tuple(msgspec.json.decode(result.stdout)["nftables"])
+    return tuple(_with_devices(session.netns, one) for one in msgspec.json.decode(result.stdout)["nftables"])
+
+
+def _with_devices(netns: str, listed: dict[str, Any]) -> dict[str, Any]:
+    """An ingress chain with its links as ``dev``: nft 1.0.6 leaves them out of its JSON, and has them in its text."""
+    chain = listed.get("chain", {})
+    if chain.get("hook") != "ingress" or "dev" in chain:
+        return listed
+    text = nft.list_text(netns, ["chain", chain["family"], chain["table"], chain["name"]])
+    return {"chain": {**chain, "dev": nft.devices_of(text)}}
 
 
 def _netns_ids(session: Session, others: Sequence[str]) -> dict[int, str]:
     found: dict[int, str] = {}
-    for name in others:
-        try:
-            fd = netns_door.open_netns(name)
-        except OSError:  # it went, or is not ours to see
-            continue
-        try:
-            messages = session.netlink.ask(rtnetlink.nsid_get(fd))
-        finally:
-            os.close(fd)
-        records = [rtnetlink.parse_record(message) for message in messages]
-        found |= {record.nsid: name for record in records if isinstance(record, NsidRecord) and record.nsid >= 0}
+    for start in range(0, len(others), MESSAGES_PER_SEND):
+        found |= _netns_ids_of(session, others[start : start + MESSAGES_PER_SEND])
     return found
+
+
+def _netns_ids_of(session: Session, others: Sequence[str]) -> dict[int, str]:
+    opened: dict[str, int] = {}
+    try:
+        for name in others:
+            with contextlib.suppress(OSError):  # it went, or is not ours to see
+                opened[name] = netns_door.open_netns(name)
+        answers = session.netlink.ask_each([rtnetlink.nsid_get(fd) for fd in opened.values()]) if opened else []
+    finally:
+        for fd in opened.values():
+            os.close(fd)
+    records = [rtnetlink.parse_record(message) if message else None for message in answers]
+    return {
+        record.nsid: name
+        for name, record in zip(opened, records, strict=True)
+        if isinstance(record, NsidRecord) and record.nsid >= 0
+    }
 
 
 def find_tunnels(names: Sequence[str]) -> dict[str, list[TunnelProgram]]:

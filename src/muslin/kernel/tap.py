@@ -3,7 +3,8 @@
 Theory of operation: a packet(7) socket that is bound to no link gets a copy of every frame that enters or leaves any
 link of its namespace, with the link's name, the direction, and a time stamp of the kernel. It needs no tcpdump and no
 real root: root of the namespace's user namespace will do. ``send_packet`` puts a finished IP packet out of a namespace;
-the kernel routes it like any of its own, and leaves its header as it is.
+the kernel routes it like any of its own, and leaves its header as it is. It cuts none of those (raw(7)), so that one
+which may be cut is given to ``send_body`` without its header: the kernel puts one on, and cuts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ ETH_P_ALL = 0x0003  # linux/if_ether.h
 PACKET_OUTGOING = 4  # linux/if_packet.h
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h, SO_TIMESTAMPNS_OLD
 IPV6_HDRINCL = 36  # linux/in6.h
+IPV6_MTU_DISCOVER = 23  # linux/in6.h
+IP_MTU_DISCOVER = 10  # linux/in.h
+PMTUDISC_DONT = 0  # linux/in.h, linux/in6.h
 WITHOUT_ETHERNET = (65534, 65535, 776, 768)  # linux/if_arp.h ARPHRD_NONE (tun), VOID, SIT, TUNNEL
 BUFFER_BYTES = 1 << 20
 _TIMESPEC = struct.Struct("@ll")
@@ -57,10 +61,10 @@ class Taps:
             for key, _ in self._selector.select(left):
                 opened = key.fileobj
                 assert isinstance(opened, socket.socket)
-                for frame in _drain(opened, key.data):
-                    frames.append(frame)
-                    if done(frame):
-                        return frames
+                batch = _drain(opened, key.data)
+                frames += batch
+                if any(done(frame) for frame in batch):
+                    return frames
         return frames
 
     def stream(self, deadline_s: float | None = None) -> Iterator[TapFrame]:
@@ -129,5 +133,25 @@ def send_packet(netns: str, packet: bytes, destination: str) -> None:
             if six:
                 opened.setsockopt(socket.IPPROTO_IPV6, IPV6_HDRINCL, 1)
             opened.sendto(packet, (destination, 0))
+
+    netns_door.call_in(netns, send)
+
+
+def send_body(netns: str, source: str, destination: str, protocol: int, ttl: int, body: bytes) -> None:
+    """Send what follows the IP header, which the kernel makes, without DF; OSError where it refuses.
+
+    ``protocol`` is its number. Where the packet is too long for the link, the kernel cuts it.
+    """
+    six = ":" in destination
+
+    def send() -> None:
+        family = socket.AF_INET6 if six else socket.AF_INET
+        with socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as opened:
+            level = socket.IPPROTO_IPV6 if six else socket.IPPROTO_IP
+            opened.setsockopt(level, IPV6_MTU_DISCOVER if six else IP_MTU_DISCOVER, PMTUDISC_DONT)
+            opened.setsockopt(level, socket.IPV6_UNICAST_HOPS if six else socket.IP_TTL, ttl)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+            opened.bind((source, 0))
+            opened.sendto(body, (destination, 0))
 
     netns_door.call_in(netns, send)

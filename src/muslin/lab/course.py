@@ -47,9 +47,10 @@ COURSE: tuple[Lesson, ...] = (
         step=1,
         title="A container is a namespace",
         text=(
-            "For the network, a container is a namespace: a private set of interfaces, addresses, routes and rules.\n"
-            "This lab has a node with 10.0.0.10 and a container with 172.16.0.1, joined by a veth, a cable with one\n"
-            "end in each. Nothing runs inside of the container."
+            "For the network, a container is a namespace: a private set of network links, addresses, routes and rules."
+            " This lab has a node, a machine with the address 10.0.0.10, and a container with 172.16.0.1. They are"
+            " joined by a veth: a cable with one end in each. Nothing runs inside of the container.\n\n"
+            "A ping asks another address for an answer; whoever has that address should give it."
         ),
         questions=(
             Question(
@@ -73,9 +74,15 @@ COURSE: tuple[Lesson, ...] = (
         step=1,
         title="A gateway that is oneself",
         text=(
-            "The container has one address, a /32, so nobody is its neighbour by prefix. Its only route is\n"
-            "'default via 172.16.0.1', and 172.16.0.1 is the container itself. A gateway that is an own address means\n"
-            "'on this link': the kernel asks for every address right on the cable."
+            "Where a packet goes is looked up in a table. Each line of it, a route, says: addresses that begin like"
+            " this leave by that link, perhaps via a gateway, which is whoever knows the rest of the way. A route is"
+            " local ('this address is me'), directly connected (no gateway: the receiver is on the link itself),"
+            " static (a gateway, written by a person), dynamic (written by a program), or default (it fits every"
+            " address, and is taken when nothing else fits).\n\n"
+            "On the link itself, machines find each other by MAC, the address of a network card. The question 'who"
+            " has this address?' is ARP, and 'ip neigh' lists the answers.\n\n"
+            "This container's only route is 'default via 172.16.0.1', and 172.16.0.1 is the container itself. A"
+            " gateway that is oneself means 'on this link': the kernel asks for every address right on the cable."
         ),
         questions=(
             Question(
@@ -99,10 +106,12 @@ COURSE: tuple[Lesson, ...] = (
         step=2,
         title="A switch between containers",
         text=(
-            "Now the node has a bridge, br0, and two containers are plugged into it. A bridge switches frames by\n"
-            "MAC; it does not look at IP. br0 has an address too, 172.16.0.1: that is the node's own port on the\n"
-            "switch, and the containers' gateway. TTL is how many more routers a packet may meet; Linux begins\n"
-            "with 64."
+            "Now the node has a bridge, br0, and two containers are plugged into it. A bridge is a switch: it passes"
+            " frames on by their MAC, and does not look at IP. br0 has an address too, 172.16.0.1: that is the node's"
+            " own port on the switch, and the containers' gateway.\n\n"
+            "Every packet has a TTL: how many more routers it may meet. Linux begins with 64, each router takes one"
+            " away, and at 0 the packet is thrown away. A ping shows the TTL with which the answer came back; here the"
+            " way back is as long as the way there."
         ),
         questions=(
             Question(
@@ -124,13 +133,43 @@ COURSE: tuple[Lesson, ...] = (
         fault="unplugged",
     ),
     Lesson(
+        name="table",
+        step=2,
+        title="How a table of routes is read",
+        text=(
+            "172.16.0.0/24 is a prefix: all addresses whose first 24 bits are those of 172.16.0.0. An address has 32"
+            " bits, eight in each number, so these are the addresses that begin with 172.16.0. The longer the"
+            " prefix, the fewer addresses it contains, and the more exactly it says what it means: /32 is a single"
+            " address, and /0, the default, is all of them.\n\n"
+            "con1 has two routes: one that is directly connected, 172.16.0.0/24 dev veth11, which came with its"
+            " address; and 'default via 172.16.0.1'."
+        ),
+        questions=(
+            Question(
+                ask="con1 sends a packet to 172.16.0.3. Which route does it take: 172.16.0.0/24 or default?",
+                kind="word",
+                find="route_to_neighbour",
+                look=("con1.node1", ("ip", "route", "get", "172.16.0.3", "fibmatch")),
+                because="Both contain it, and the longer prefix wins. No gateway: con2 is on the link itself.",
+            ),
+            Question(
+                ask="And one to 10.0.0.10?",
+                kind="word",
+                find="route_to_node",
+                look=("con1.node1", ("ip", "route", "get", "10.0.0.10", "fibmatch")),
+                because="172.16.0.0/24 does not contain it, so the default is all that remains: off to the gateway.",
+            ),
+        ),
+    ),
+    Lesson(
         name="routes",
         step=3,
         title="Two nodes, and a route each",
         text=(
-            "There are two nodes on one layer-2 network, each with a container subnet of its own. Two things make\n"
-            "them one network: each node has a route to the other's subnet, 'via' the other node, and each forwards\n"
-            "what is not for itself. flannel calls this host-gw."
+            "There are two nodes on one switch, lan0, each with a subnet of its own for its containers:"
+            " 172.16.0.0/24 and 172.16.1.0/24. Two things make them one network: each node has a route to the other's"
+            " subnet, 'via' the other node, and each forwards what is not for itself, which makes it a router."
+            " flannel, a widespread network for containers, calls this host-gw."
         ),
         questions=(
             Question(
@@ -152,11 +191,11 @@ COURSE: tuple[Lesson, ...] = (
                 kind="address",
                 find="source_seen",
                 look=("con1.node1", ("ip", "-4", "-br", "addr")),
-                because="The container's own: no NAT, which is what R1 and R3 demand.",
+                because="The container's own. Nobody on the way changes it (no NAT), and Kubernetes wants it so.",
             ),
         ),
-        exercise="Requests still arrive between the nodes' containers, but something is missing on the way back.\n"
-        "Find it (muslin lab diagnose may help), mend it, and say done.",
+        exercise="Requests still arrive between the nodes' containers, but something is missing on the way back."
+        " Find it, mend it, and say done.",
         fault="no-return-route",
     ),
     Lesson(
@@ -164,9 +203,11 @@ COURSE: tuple[Lesson, ...] = (
         step=4,
         title="The longest prefix wins",
         text=(
-            "The overlay needs no route to the other subnet. tun0 has an address with the length of the whole\n"
-            "network, 172.16.0.100/16, so all of 172.16.0.0/16 is directly connected to it; and 172.16.0.0/24 is\n"
-            "directly connected to br0. Both contain 172.16.0.2."
+            "Routes by way of each other only work for nodes on one switch. An overlay works anywhere: the nodes send"
+            " each other's packets inside of their own. For the kernel, the way into it is one more link, tun0.\n\n"
+            "It needs no route to the other subnet. tun0 has the address 172.16.0.100/16, with the length of the whole"
+            " network, so that all of 172.16.0.0/16 is directly connected to it; and 172.16.0.0/24 is directly"
+            " connected to br0. Both contain 172.16.0.2."
         ),
         questions=(
             Question(
@@ -190,9 +231,10 @@ COURSE: tuple[Lesson, ...] = (
         step=4,
         title="A packet inside of a packet",
         text=(
-            "A program holds tun0. What the kernel routes into it, the program sends to the other node as the\n"
-            "payload of a UDP datagram, and the program there puts it out of its tun0. Outside is an IP header of\n"
-            "20 bytes and a UDP header of 8."
+            "A program holds tun0. What the kernel routes into it, the program sends to the other node as the content"
+            " of a packet of its own (UDP), and the program there puts it out of its tun0. Around the inner packet"
+            " are an IP header of 20 bytes and a UDP header of 8. The network below, between the nodes, is called the"
+            " underlay."
         ),
         questions=(
             Question(
@@ -207,7 +249,7 @@ COURSE: tuple[Lesson, ...] = (
                 kind="number",
                 find="tunnel_mtu",
                 look=("node1", ("ip", "link", "show", "tun0")),
-                because="1500 - 20 - 8. The talk's socat adds 4 bytes more, so there it is 1468.",
+                because="1500 - 20 - 8. A tunnel by the program socat adds 4 bytes more, so there it is 1468.",
             ),
             Question(
                 ask="node1 itself pings 172.16.1.2. Which source address does the container see?",

@@ -1,8 +1,7 @@
 """The catalogue of faults: what one sees, three hints from vague to plain, and what there is to learn.
 
 Theory of operation: plain data. The first hint says where to look, the second which tool shows it, the third what it
-shows. The numbers in the lessons are flannel's issues, where people met the same. One of the eight that flannel's users
-meet most is not here: checksums that a network card computes wrongly; a veth computes none.
+shows. The numbers in the lessons are flannel's issues, where people met the same.
 """
 
 from __future__ import annotations
@@ -231,6 +230,22 @@ FAULTS: tuple[Fault, ...] = (
         causes=("filter",),
         fits=_by("udp", "vxlan"),
         inject=make.tunnel_port_blocked,
+    ),
+    Fault(
+        name="checksum-offload",
+        symptom="Pings between two nodes' containers work; connections and UDP do not.",
+        hints=(
+            "ICMP passes on the same way. What do TCP and UDP have that the others on the way never look at?",
+            "On the receiver: nstat -az | grep -i csum. On the wire: tcpdump -vv shows 'incorrect'",
+            "Packets leave one node's tunnel with wrong checksums, and whoever they are for drops them.",
+        ),
+        lesson="Only the receiver looks at a TCP or UDP checksum, and drops in silence what does not fit: a retry every"
+        " second or two, up to the famous 63 seconds. Broken offload of network cards for tunnelled packets does that"
+        " (flannel #2152, k8s #88986): there, ethtool -K flannel.1 tx-checksum-ip-generic off helps. A veth has none"
+        " that could break; here a rule of the packet filter writes the wrong sum, and the receiver sees the same.",
+        causes=("bad-checksum",),
+        fits=_by("udp", "vxlan"),
+        inject=make.checksum_offload,
     ),
     Fault(
         name="stale-route",

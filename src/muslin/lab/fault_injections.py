@@ -13,11 +13,14 @@ from collections.abc import Sequence
 
 import msgspec
 
+from muslin.backends.udp import AGENT_DEVICE, AGENT_PORT
+from muslin.backends.udp import DEVICE as TUN_DEVICE
 from muslin.backends.vxlan import DEVICE as VXLAN_DEVICE
 from muslin.lab.faults import Command, Injection
 from muslin.lab.plan import NODE_BRIDGE
 from muslin.lab.topology import Container, Node, Topology, full_name_of
 from muslin.model.address import family_of, prefix_length
+from muslin.model.kernel import VXLAN_PORT
 from muslin.model.network import TUNNEL_PORT
 
 FIREWALL = "inet firewall"
@@ -65,6 +68,12 @@ def _table(place: str, chain: str, *rules: str, policy: str = "accept", kind: st
 
 def _underlay(node: Node) -> str:
     return node.links[0].name
+
+
+def _tunnel_device(topology: Topology) -> str:
+    """The device that packets to other nodes leave by; empty where that is the underlay's link."""
+    udp = AGENT_DEVICE if topology.agents else TUN_DEVICE
+    return {"udp": udp, "vxlan": VXLAN_DEVICE}.get(topology.backend, "")
 
 
 def no_forwarding(topology: Topology, dice: random.Random) -> Injection:
@@ -169,13 +178,14 @@ def tunnel_gone(topology: Topology, dice: random.Random) -> Injection:
 def masquerade(topology: Topology, dice: random.Random) -> Injection:
     """A node that hides what it forwards to other nodes behind its own address."""
     node = _node(topology, dice)
-    out = {"udp": "tun0", "vxlan": VXLAN_DEVICE}.get(topology.backend, _underlay(node))
+    out = _tunnel_device(topology) or _underlay(node)
     return _table(node.name, "postrouting", f"oifname {out} masquerade", kind="nat")
 
 
 def tunnel_port_blocked(topology: Topology, dice: random.Random) -> Injection:
     """A firewall that does not know the tunnel's port."""
-    port = {"udp": TUNNEL_PORT, "vxlan": 8472}[topology.backend]
+    udp_port = AGENT_PORT if topology.agents else TUNNEL_PORT
+    port = {"udp": udp_port, "vxlan": VXLAN_PORT}[topology.backend]
     return _table(_node(topology, dice).name, "input", f"udp dport {port} drop")
 
 
@@ -196,6 +206,24 @@ def stale_route(topology: Topology, dice: random.Random) -> Injection:
     return Injection(commands=_commands(node.name, words), undo=_commands(node.name, undo))
 
 
+def checksum_offload(topology: Topology, dice: random.Random) -> Injection:
+    """Checksums that are wrong on the wire, as of a network card that computes them wrongly for tunnelled packets.
+
+    A veth computes none, so that a rule writes them. Where the kernel has left the field to the link, what stands in
+    it is what the sum begins with, and the sum is wrong as well; a tunnel program gets packets whose sum is made up.
+    """
+    node = _node(topology, dice)
+    rules = [f"oifname {_tunnel_device(topology)} {protocol} checksum set 0xbad" for protocol in ("tcp", "udp")]
+    made = _table(node.name, "postrouting", *rules)
+    if topology.backend == "udp":
+        return made
+    link = _underlay(node)
+    return Injection(
+        commands=(*_commands(node.name, [f"ethtool -K {link} tx off"]), *made.commands),
+        undo=(*made.undo, Command(node.name, f"ethtool -K {link} tx on")),
+    )
+
+
 def link_flap(topology: Topology, dice: random.Random) -> Injection:
     """A link that went down and came back, and with it the routes that went."""
     node = _node(topology, dice)
@@ -211,12 +239,12 @@ def tunnel_mac(topology: Topology, dice: random.Random) -> Injection:
 
 def wrong_outer_address(topology: Topology, dice: random.Random) -> Injection:
     """A peer whose public address was written down wrong."""
-    from muslin.lab.plan import vtep_mac_of
-
     node, other = _pair(topology, dice)
     right = next(address for link in other.links for address in link.addresses)
     wrong = f"{right.rpartition('.')[0]}.99" if family_of(right) == 4 else f"{right.rpartition(':')[0]}:99"
-    words = f"bridge fdb replace {vtep_mac_of(other)} dev {VXLAN_DEVICE} dst {wrong} self permanent"
+    # Whoever runs the network, lab or agent, chose the MAC; the entry itself tells it.
+    mac = f'$(bridge fdb show dev {VXLAN_DEVICE} | sed -n "s/ .*dst {right} .*//p")'
+    words = f"bridge fdb replace {mac} dev {VXLAN_DEVICE} dst {wrong} self permanent"
     return Injection(commands=_commands(node.name, [words]))
 
 

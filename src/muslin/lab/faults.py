@@ -3,7 +3,8 @@
 Theory of operation: a ``Fault`` is a way in which real networks break, with what one sees, three hints, and what to
 learn from it (the texts are in ``lab.fault_catalogue``). ``injection`` turns it into commands for one place, drawn by a
 seeded dice, and the commands that undo what converging would leave alone. What was broken is written into the lab's
-directory: so hints, score and healing are there for later calls, and ``down`` takes it along.
+directory: so hints, score and healing are there for later calls, and ``down`` takes it along. Where agents run, they
+mend what is theirs; whoever breaks such a lab watches them (``verify.agents_mend``).
 """
 
 from __future__ import annotations
@@ -104,10 +105,6 @@ def remove_record(directory: LabDirectory) -> None:
 
 def choose(faults: Sequence[Fault], topology: Topology, name: str | None, seed: int) -> Fault:
     """The fault of this name, or one by the dice; UsageError where there is none that fits the lab."""
-    if topology.agents is not None:
-        raise UsageError(
-            "the agents of this lab mend what is broken within moments", "break a lab without --agents instead"
-        )
     fitting = [fault for fault in faults if fault.fits(topology)]
     if name is None:
         return random.Random(seed).choice(fitting)
@@ -164,4 +161,7 @@ def run(state: LabState, command: Command) -> None:
     done = netns_door.call_in(netns_of(state.name, command.place), call)
     if done.returncode:
         words = " ".join(done.stderr.split())
-        raise MuslinError(f"in {command.place}, {command.words!r} failed: {words}", "it needs iproute2 and nftables")
+        raise MuslinError(
+            f"in {command.place}, {command.words!r} failed: {words}",
+            "it needs iproute2, nftables and, for checksum-offload, ethtool",
+        )

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from muslin.explain.both import Question, explain
 from muslin.explain.frames import Network
 from muslin.explain.path import Explanation
+from muslin.lab.course import Kind
+from muslin.model.address import parse_address
 
 Finder = Callable[[Network], str]
 
@@ -43,6 +45,14 @@ def _link(source: str, destination: str) -> Finder:
     return lambda network: _walk(network, source, destination).request.hops[0].left
 
 
+def _prefix(source: str, destination: str) -> Finder:
+    def find(network: Network) -> str:
+        route = _walk(network, source, destination).request.hops[0].route
+        return route.text.split()[0] if route else "none"
+
+    return find
+
+
 def _next_hop(source: str, destination: str) -> Finder:
     return lambda network: _walk(network, source, destination).request.hops[0].next_hop
 
@@ -64,6 +74,8 @@ FINDERS: dict[str, Finder] = {
     "node_source_to_container": _source("node1", "172.16.0.1"),
     "container_asks_for": _next_hop("con.node1", "10.0.0.10"),
     "container_route_type": _type("con.node1", "10.0.0.10"),
+    "route_to_neighbour": _prefix("con1.node1", "172.16.0.3"),
+    "route_to_node": _prefix("con1.node1", "10.0.0.10"),
     "ttl_con1_to_con2": _ttl("con1.node1", "172.16.0.3"),
     "ttl_con1_to_node": _ttl("con1.node1", "10.0.0.10"),
     "ttl_con1_to_remote": _ttl("con1.node1", "172.16.1.2"),
@@ -74,6 +86,19 @@ FINDERS: dict[str, Finder] = {
     "tunnel_mtu": _mtu("node1", "tun0"),
     "node_source_to_remote": _source("node1", "172.16.1.2"),
 }
+
+
+def is_answer(given: str, kind: Kind) -> bool:
+    """Whether this is an answer at all: what is not would be a slip of the fingers, and is asked again."""
+    if kind == "address":
+        try:
+            parse_address(given)
+        except ValueError:
+            return False
+        return True
+    if kind == "yes or no":
+        return bool(given) and any(word.startswith(given.lower()) for word in ("yes", "no"))
+    return given.isdigit() if kind == "number" else bool(given)
 
 
 def is_right(given: str, right: str) -> bool:

@@ -18,7 +18,7 @@ from muslin.kernel.tap import TapFrame
 from muslin.lab.enter import resolve_place
 from muslin.lab.plan import netns_of
 from muslin.lab.state import LabState
-from muslin.verify.trace import TUNNEL_PORTS
+from muslin.verify.listening import TUNNEL_PORTS
 from muslin.wire.packet import Header, parse_frame
 
 STORE_PORTS = (2379, 2380)  # etcd's client and peer ports, as IANA has them

@@ -1,11 +1,12 @@
 """Why packets of a lab are lost or changed: each cause once, with the commands that mend it.
 
 Theory of operation: every pair that ``check`` checks is walked (``explain``), with a small packet and, where that
-arrives, with one as long as the sender's link allows. Each drop, NAT and black hole is a cause; pairs with the same
-cause are one finding. Where the cause itself says what mends it, that is it. Else the place at fault is compared with
-the lab's plan: what is missing or changed is put back, what is there and should not be is taken away; and if that place
-is as it should be, all others are compared. Commands are as a person types them, by ``muslin lab exec``. Nothing is
-changed here: what the plan would do is handed in, as a check must not be able to write.
+arrives, with one as long as the sender's link allows, and by TCP and UDP where a packet filter may tell protocols
+apart. Each drop, NAT and black hole is a cause; pairs with the same cause are one finding. Where the cause itself says
+what mends it, that is it. Else the place at fault is compared with the lab's plan: what is missing or changed is put
+back, what is there and should not be is taken away; and if that place is as it should be, all others are compared.
+Commands are as a person types them, by ``muslin lab exec``. Nothing is changed here: what the plan would do is handed
+in, as a check must not be able to write.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from muslin.model.ops import Op
 from muslin.model.state import DesiredState
 from muslin.verify.lab_pairs import HopCounter, endpoints
 from muslin.verify.matrix import Pair, all_pairs
+from muslin.verify.trace import Trace
 from muslin.wire.rtnetlink import RouteRecord
 from muslin.wire.sight import Sight
 
@@ -52,6 +54,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
     mend: tuple[str, ...]
     pairs: tuple[str, ...]
+    proof: str = ""
+    """What the kernel counted or traced of a packet that was sent for it; empty where none was, or it told nothing."""
+    contradiction: str = ""
+    """What of that speaks against it."""
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,48 +73,94 @@ class _Case(msgspec.Struct):
     """A drop and the pairs that met it."""
 
     drop: Drop
+    question: Question
+    """The first packet that met it."""
     pairs: list[str]
 
 
 def diagnose(
-    state: LabState, drift: Callable[[DesiredState], Sequence[Op]], only: tuple[str, str] | None = None
+    state: LabState,
+    drift: Callable[[DesiredState], Sequence[Op]],
+    only: Question | None = None,
+    prove: Callable[[Question], Trace] | None = None,
 ) -> Diagnosis:
-    """Walk all pairs of a lab that this process has entered, or ``only`` that of one source and one address.
+    """Walk all pairs of a lab that this process has entered, or ``only`` one.
 
-    ``drift`` tells what would make the kernel agree with a state; it is asked where something is wrong.
+    ``drift`` tells what would make the kernel agree with a state; it is asked where something is wrong. ``prove`` sends
+    a packet: one for each finding, and for an ``only`` pair of which nothing was found.
     """
     with lab_network(state) as network:
         pairs, cases = _walk(state, network, only)
         repairs = _Repairs(state, network, drift) if cases else None
-        findings = _merged(_finding(state, case, repairs) for case in cases if repairs)
+        told = _merged([(_finding(state, case, repairs), case.question) for case in cases if repairs])
+    findings = [finding for finding, _ in told]
+    if prove is not None:
+        findings = [_proved(finding, prove(question)) for finding, question in told]
+        if only is not None and not findings:
+            findings = list(_seen_only(only, prove))
     return Diagnosis(ok=not findings, pairs=pairs, findings=tuple(findings))
 
 
-def _walk(state: LabState, network: NamedSights, only: tuple[str, str] | None) -> tuple[int, list[_Case]]:
+def is_well(state: LabState) -> bool:
+    """Whether no pair of a lab that this process has entered meets anything."""
+    with lab_network(state) as network:
+        return not _walk(state, network, None)[1]
+
+
+def _proved(finding: Finding, found: Trace) -> Finding:
+    """With what the kernel said, unless the packet met something else first."""
+    proof = found.proof
+    if finding.cause == "nat":
+        seen = [line for line in found.lines if line.place == finding.place and line.direction == "out" and line.at_us]
+        ends = dict.fromkeys(f"{line.source} > {line.destination}" for line in seen if line.leg == "request")
+        proof = f"seen leaving {finding.place} as {' and '.join(ends)}" if ends else ""
+    return msgspec.structs.replace(finding, proof=proof, contradiction=found.contradiction)
+
+
+def _seen_only(question: Question, prove: Callable[[Question], Trace]) -> Iterator[Finding]:
+    """What is lost though nothing is wrong as far as one can read: then only the kernel knows why."""
+    for protocol in ("icmp", "tcp", "udp"):
+        found = prove(msgspec.structs.replace(question, protocol=protocol))
+        if found.cause and not found.answered:
+            yield Finding(
+                cause="unpredicted",
+                place=question.netns,
+                object=f"{protocol} to {question.destination}",
+                sentence=f"{protocol.upper()} is lost, though nothing that can be read here says so: {found.cause}",
+                mend=(),
+                pairs=(f"{question.netns} -> {question.destination}",),
+            )
+
+
+def _walk(state: LabState, network: NamedSights, only: Question | None) -> tuple[int, list[_Case]]:
     """How many pairs were walked, and what was met, each cause at each object once."""
     pairs = [
         pair
         for pair in all_pairs(endpoints(state.name, state.topology), HopCounter(state.topology))
-        if only in (None, (pair.source.name, pair.address))
+        if only is None or (only.netns, only.destination) == (pair.source.name, pair.address)
     ]
     cases: dict[tuple[str, str, str], _Case] = {}
     for pair in pairs:
-        for drop in _drops(network, pair):
-            case = cases.setdefault((drop.cause, drop.netns, drop.object), _Case(drop, []))
+        for drop, question in _drops(network, pair):
+            case = cases.setdefault((drop.cause, drop.netns, drop.object), _Case(drop, question, []))
             if pair.title not in case.pairs:
                 case.pairs.append(pair.title)
     return len(pairs), list(cases.values())
 
 
-def _drops(network: NamedSights, pair: Pair) -> Iterator[Drop]:
+def _drops(network: NamedSights, pair: Pair) -> Iterator[tuple[Drop, Question]]:
+    """What a pair meets, each with the packet that meets it."""
     question = Question(netns=pair.source.name, destination=pair.address, expected=pair.destination.name)
     found = explain(network, question)
-    yield from _of(found)
+    yield from ((drop, question) for drop in _of(found))
     if found.ok:
         size = found.request.hops[0].mtu
         if size and size > question.size_bytes:
-            long = explain(network, msgspec.structs.replace(question, size_bytes=size))
-            yield from (drop for drop in _of(long) if drop.cause == "black-hole")
+            long = msgspec.structs.replace(question, size_bytes=size)
+            yield from ((drop, long) for drop in _of(explain(network, long)) if drop.cause == "black-hole")
+        if any(network[hop.netns].nft for hop in found.request.hops):
+            for other in (msgspec.structs.replace(question, protocol=name) for name in ("tcp", "udp")):
+                yield from ((drop, other) for drop in _of(explain(network, other)))
 
 
 def _of(found: Explanation) -> Iterator[Drop]:
@@ -119,17 +171,21 @@ def _of(found: Explanation) -> Iterator[Drop]:
                 yield path.drop
 
 
-def _merged(findings: Iterable[Finding]) -> list[Finding]:
+_Told = tuple[Finding, Question]
+"""A finding, and a packet that meets it."""
+
+
+def _merged(told: Iterable[_Told]) -> list[_Told]:
     """What the same commands in the same place mend is one finding, called by the cause nearest to the fault."""
-    groups: dict[tuple[str, tuple[str, ...]], list[Finding]] = {}
-    for finding in findings:
-        groups.setdefault((finding.place, finding.mend), []).append(finding)
+    groups: dict[tuple[str, tuple[str, ...]], list[_Told]] = {}
+    for one in told:
+        groups.setdefault((one[0].place, one[0].mend), []).append(one)
     merged = []
     for group in groups.values():
-        first = min(group, key=lambda finding: (_distance(finding.cause), -len(finding.pairs)))
-        pairs = dict.fromkeys(pair for finding in (first, *group) for pair in finding.pairs)
-        merged.append(msgspec.structs.replace(first, pairs=tuple(pairs)))
-    return sorted(merged, key=lambda finding: -len(finding.pairs))
+        first, question = min(group, key=lambda one: (_distance(one[0].cause), -len(one[0].pairs)))
+        pairs = dict.fromkeys(pair for finding, _ in ((first, question), *group) for pair in finding.pairs)
+        merged.append((msgspec.structs.replace(first, pairs=tuple(pairs)), question))
+    return sorted(merged, key=lambda one: -len(one[0].pairs))
 
 
 def _distance(cause: Cause) -> int:

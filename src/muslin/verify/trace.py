@@ -5,6 +5,9 @@ namespaces (``kernel.tap``) say where they are. The packet is made whole by us a
 all that answers it are known, also inside of a tunnel's packets. Listening ends when the answer is back at its source,
 or an error is, or the time is up. A frame that a bridge floods is seen at ports where nobody takes it: a copy.
 
+The kernel is asked besides: what it counted meanwhile, and which rule ended the packet (``verify.witness``). That
+confirms the cause that was predicted, contradicts it, or names one where none was.
+
 ``ladder`` sends the packet with TTL 1, 2, 3, ... and tells who answers, beside who should: a router speaks with the
 address from which it would reach the sender.
 """
@@ -14,24 +17,28 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Literal
 
 import msgspec
 
 from muslin.explain.both import Question, explain
+from muslin.explain.evidence import Count, Evidence, Proof, Verdict, unpredicted, weigh
 from muslin.explain.lookup import Query, lookup
 from muslin.explain.named import NamedSights
-from muslin.explain.path import Explanation, Hop
+from muslin.explain.path import Drop, Explanation, Hop
 from muslin.explain.source import source_of
 from muslin.explain.taps import Leg, Line, Seen, Sighting, compare, sightings
-from muslin.kernel.tap import TapFrame, Taps, send_packet
+from muslin.kernel.tap import TapFrame, Taps, send_body, send_packet
 from muslin.lab.enter import place_names
 from muslin.lab.places import lab_network
 from muslin.lab.plan import netns_of
 from muslin.lab.state import LabState
-from muslin.wire.packet import Header, Inside, Probe, encode_probe, parse_frame
+from muslin.model.address import family_of
+from muslin.verify.listening import Listener
+from muslin.verify.witness import Witness
+from muslin.wire.packet import Header, Probe, body_of, encode_probe
 
-TUNNEL_PORTS: dict[int, Inside] = {9000: "ip", 8285: "ip", 8472: "vxlan", 4789: "vxlan"}
 MANY_PLACES = 24
 """In labs with more, only the places on the way are listened to: closing a packet socket takes the kernel some ms."""
 SETTLE_S = 0.005
@@ -49,16 +56,28 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     destination: str
     protocol: str
     size_bytes: int
+    fixed_size: bool = True
+    """Whether it must not be cut (DF)."""
     ttl: int
     ok: bool
     arrived: bool
     answered: bool
     lines: tuple[Line, ...]
     cause: str = ""
-    """Why it does not arrive, or its answer, in one sentence."""
+    """Why it does not arrive, or its answer, in one sentence: as predicted, else as the kernel tells."""
+    proof: str = ""
+    """What the kernel counted or traced that confirms the predicted cause."""
+    contradiction: str = ""
+    """What it counted or traced that speaks against it."""
     mend: str = ""
     refused: str = ""
     """What the source's own kernel said to it, where it would not send."""
+    counts: tuple[Count, ...] = ()
+    """Counters of losses that moved on the way, whatever moved them."""
+    verdicts: tuple[Verdict, ...] = ()
+    """Rules of packet filters that ended the packet, by nftables' trace."""
+    untraced: tuple[str, ...] = ()
+    """Where the packet filter could not be traced, and why."""
 
 
 class Rung(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,136 +100,185 @@ class Ladder(msgspec.Struct, frozen=True, kw_only=True):
     rungs: tuple[Rung, ...]
 
 
-class _Listener:
-    """Turns frames into sightings of one probe and its answers."""
+def _without_consequences(line: Line, drop: Drop | None) -> Line:
+    """What follows from a drop is no part of the prediction, and no difference either.
 
-    def __init__(self, lab: str, probe: Probe) -> None:
-        self.probe = probe
-        self._prefix = netns_of(lab, "")
+    So an ICMP error on its way back, the answer of another one that has the address too, and pieces of a cut packet
+    that are short enough where the others were not: they go on, and are of no use to anybody.
+    """
+    cause = drop.cause if drop else ""
+    stolen = cause == "not-here" and line.leg == "answer"
+    left_over = cause in ("too-big", "black-hole") and line.fragment and not line.predicted
+    if left_over:
+        line = msgspec.structs.replace(line, changes=("goes on without the others",))
+    return msgspec.structs.replace(line, differs="") if line.leg == "error" or stolen or left_over else line
 
-    def seen(self, frame: TapFrame) -> Seen | None:
-        """What a frame shows of the probe or its answers; None when it is none of them."""
-        header = parse_frame(frame.data, frame.ethernet, TUNNEL_PORTS)
-        leg = self._leg(header.innermost) if header else None
-        if header is None or leg is None:
-            return None
-        inner = header.innermost
-        sighting = Sighting(
-            leg=leg,
-            place=frame.netns.removeprefix(self._prefix),
-            link=frame.link,
-            outgoing=frame.outgoing,
-            ttl=inner.ttl,
-            source=inner.source,
-            destination=inner.destination,
-            carried=header.inner is not None,
-        )
-        return Seen(sighting=sighting, header=header, at_s=frame.at_s)
 
-    def _leg(self, header: Header) -> Leg | None:
-        probe = self.probe
-        if header.quoted is not None:
-            ours = header.quoted.innermost.identity == probe.identity
-            return None if not ours else "answer" if header.source == probe.destination else "error"
-        if header.protocol in ("icmp", "icmpv6") and header.identity == probe.identity:
-            return "request" if header.icmp_type in (8, 128) else "answer"
-        if header.protocol == probe.protocol and header.source_port == probe.identity:
-            return "request"
-        if header.protocol == probe.protocol and header.destination_port == probe.identity:
-            return "answer"
-        return None
+class _Observed(msgspec.Struct, frozen=True):
+    """What became of a packet: where it was seen, in order, what the kernel says, and why it was not even sent."""
+
+    seen: list[Seen]
+    hops: list[Hop]
+    evidence: Evidence
+    refused: str = ""
 
 
 def probe_for(question: Question, explanation: Explanation, identity: int | None = None) -> Probe:
     """The packet that a question is about; its source is the one that the kernel would choose."""
     number = identity if identity is not None else FIRST_IDENTITY + int.from_bytes(os.urandom(2), "big") % 20000
+    six = family_of(question.destination) == 6
     probe = Probe(
-        source=question.source_address or explanation.request.source,
+        # Without a way there is no source either: the kernel is asked all the same, and says so.
+        source=question.source_address or explanation.request.source or ("::" if six else "0.0.0.0"),
         destination=question.destination,
         identity=number,
         protocol=question.protocol,
         ttl=question.ttl,
         size_bytes=question.size_bytes,
+        fixed_size=question.fixed_size,
     )
     return msgspec.structs.replace(probe, port=question.port) if question.port else probe
 
 
 def trace(state: LabState, question: Question, timeout_s: float = 1.0) -> Trace:
     """Send one packet through a lab that this process has entered, and hold prediction and observation together."""
+    question = msgspec.structs.replace(question, answer_bytes=answer_bytes(question))
     with lab_network(state) as network:
         told = explain(network, question)
-    predicted = sightings(told.request, "request")
-    predicted += sightings(told.reply, "answer") if told.reply else []
-    seen: list[Seen] = []
-    refused = told.request.drop.sentence if not (told.request.source or question.source_address) else ""  # type: ignore[union-attr]
-    if not refused:
-        seen, refused = _observe(state, question, told, predicted, timeout_s)
-    lines = compare(predicted, _with_copies(predicted, seen))
-    # An ICMP error on its way back is no part of the prediction, and no difference either.
-    lines = [msgspec.structs.replace(line, differs="") if line.leg == "error" else line for line in lines]
+        predicted = sightings(told.request, "request")
+        predicted += sightings(told.reply, "answer") if told.reply else []
+        found = _observe(state, question, told, predicted, timeout_s, network)
+    lines = compare(predicted, _with_copies(predicted, found.seen))
     drop = told.request.drop or (told.reply.drop if told.reply else None)
+    lines = [_without_consequences(line, drop) for line in lines]
+    arrived = _reached(found.seen, "request", question.expected)
+    answered = _reached(found.seen, "answer", question.netns)
+    proof = _proof(question.netns, drop, found)
+    cause = drop.sentence if drop else "" if answered else _unpredicted(found, arrived)
     return Trace(
         lab=state.name,
         source=told.request.source or question.source_address or "",
         destination=question.destination,
         protocol=question.protocol,
         size_bytes=question.size_bytes,
+        fixed_size=question.fixed_size,
         ttl=question.ttl,
-        ok=not any(line.differs for line in lines),
-        arrived=_reached(seen, "request", question.expected),
-        answered=_reached(seen, "answer", question.netns),
+        ok=not (proof.contradicts or any(line.differs for line in lines)),
+        arrived=arrived,
+        answered=answered,
         lines=tuple(lines),
-        cause=drop.sentence if drop else "",
+        cause=cause,
+        proof=proof.confirms,
+        contradiction=proof.contradicts,
         mend=f"{drop.netns}: {drop.mend}" if drop and drop.mend else "",
-        refused=refused,
+        refused=found.refused,
+        counts=found.evidence.counts,
+        verdicts=found.evidence.verdicts,
+        untraced=found.evidence.untraced,
     )
 
 
+def _proof(source: str, drop: Drop | None, found: _Observed) -> Proof:
+    """What the kernel says of the drop that was predicted, or of none."""
+    if found.refused:
+        words = f"{source}'s own kernel refuses it: {found.refused}"
+        return Proof(confirms=words) if drop and drop.netns == source else Proof(contradicts=words)
+    if drop is None:
+        return Proof()
+    place = drop.lost_in or drop.netns
+    if drop.cause == "not-here" and any(one.sighting.leg == "answer" for one in found.seen):
+        return Proof(confirms=f"{place} answers, though the packet was not for it")
+    came = not any(hop.drop == drop and hop.ttl_in is None for hop in found.hops)
+    return weigh(drop, found.evidence, came and any(one.sighting.place == place for one in found.seen))
+
+
+def _unpredicted(found: _Observed, arrived: bool) -> str:
+    """Why a packet, or its answer, was lost of which that was not predicted: as far as the kernel tells."""
+    if found.refused:
+        return ""
+    places = [one.sighting.place for one in reversed(found.seen)] + [hop.netns for hop in found.hops]
+    told = unpredicted(found.evidence, list(dict.fromkeys(places)))
+    if told or not found.seen:
+        return told
+    last = found.seen[-1].sighting
+    if arrived and last.leg == "request":
+        return ""  # nobody has to answer
+    way = "out of" if last.outgoing else "into"
+    return f"it was seen last going {way} {last.link} of {last.place}, and no counter and no rule says why"
+
+
 def _observe(
-    state: LabState, question: Question, told: Explanation, predicted: Sequence[Sighting], timeout_s: float
-) -> tuple[list[Seen], str]:
-    """What was seen, and what the own kernel said where it refused."""
+    state: LabState,
+    question: Question,
+    told: Explanation,
+    predicted: Sequence[Sighting],
+    timeout_s: float,
+    network: NamedSights,
+) -> _Observed:
+    """Send the packet; what was seen of it, and what the kernel says besides."""
     probe = probe_for(question, told)
     packet = encode_probe(probe)
-    listener = _Listener(state.name, probe)
+    listener = Listener(state.name, probe)
     last = predicted[-1].key if predicted else None
-    with Taps(netns_of(state.name, place) for place in _places(state, told)) as taps:
+    hops = list(_all_hops([*told.request.hops, *(told.reply.hops if told.reply else ())]))
+    places = place_names(state)
+    if len(places) > MANY_PLACES:
+        places = list(dict.fromkeys(hop.netns for hop in hops))
+
+    def is_last(frame: TapFrame) -> bool:
+        return any(is_end(found.sighting) for found in listener.seen(frame))
+
+    def is_end(one: Sighting) -> bool:
+        told_off = one.leg == "error" and one.place == question.netns and not one.outgoing
+        return told_off or one.key == last
+
+    with (
+        Witness(network, probe, hops, partial(netns_of, state.name)) as witness,
+        Taps(netns_of(state.name, place) for place in places) as taps,
+    ):
         try:
-            send_packet(netns_of(state.name, question.netns), packet, probe.destination)
+            _send(netns_of(state.name, question.netns), probe, packet)
         except OSError as error:
-            return [], error.strerror or str(error)
-
-        def is_last(frame: TapFrame) -> bool:
-            found = listener.seen(frame)
-            if found is None:
-                return False
-            one = found.sighting
-            told_off = one.leg == "error" and one.place == question.netns and not one.outgoing
-            return told_off or one.key == last
-
+            return _Observed([], hops, witness.evidence(), error.strerror or str(error))
         # Where nothing is predicted to come back, waiting on just costs time; a little shows whether it is so.
         patience_s = timeout_s if told.reply is not None else min(timeout_s, 0.2)
         frames = taps.read(time.monotonic() + patience_s, is_last)
         frames += taps.read(time.monotonic() + SETTLE_S, lambda _: False)
-    found = (listener.seen(frame) for frame in frames)
-    seen = sorted((one for one in found if one), key=lambda one: one.at_s)
+        evidence = witness.evidence()
+    frames.sort(key=lambda frame: frame.at_s)
+    seen = [one for frame in frames for one in listener.seen(frame)]
     # Times count from the first sighting: how long the way out of this program took is of no interest.
-    return [msgspec.structs.replace(one, at_s=one.at_s - seen[0].at_s) for one in seen], ""
+    seen = [msgspec.structs.replace(one, at_s=one.at_s - seen[0].at_s) for one in seen]
+    return _Observed(seen, hops, evidence)
 
 
-def _places(state: LabState, told: Explanation) -> list[str]:
-    every = place_names(state)
-    if len(every) <= MANY_PLACES:
-        return every
-    hops = [*told.request.hops, *(told.reply.hops if told.reply else ())]
-    return list(dict.fromkeys(_names(hops)))
+def _send(netns: str, probe: Probe, packet: bytes) -> None:
+    if probe.fixed_size:
+        send_packet(netns, packet, probe.destination)
+        return
+    protocol, body = body_of(packet)
+    send_body(netns, probe.source, probe.destination, protocol, probe.ttl, body)
 
 
-def _names(hops: Iterable[Hop]) -> Iterable[str]:
+def answer_bytes(question: Question) -> int:
+    """How long the answer will be: an echo as long as its request, a reset, or an error that quotes the request.
+
+    An ICMP error is of 576 bytes at most (RFC 1812, section 4.3.2.3), one of ICMPv6 of 1,280 (RFC 4443, section 2.4).
+    """
+    six = family_of(question.destination) == 6
+    head = 40 if six else 20
+    if question.protocol == "icmp":
+        return question.size_bytes
+    if question.protocol == "tcp":
+        return head + 20
+    return min(question.size_bytes + head + 8, 1280 if six else 576)
+
+
+def _all_hops(hops: Iterable[Hop]) -> Iterable[Hop]:
+    """The hops, and those of the packets that carry them."""
     for hop in hops:
-        yield hop.netns
-        if hop.carried:
-            yield from _names(hop.carried.hops)
+        yield hop
+        yield from _all_hops(hop.carried.hops if hop.carried else ())
 
 
 def _with_copies(predicted: Sequence[Sighting], seen: Sequence[Seen]) -> list[Seen]:
@@ -244,11 +312,11 @@ def ladder(state: LabState, question: Question, timeout_s: float = 1.0) -> Ladde
             told = explain(network, asked)
             source = source or told.request.source
             predicted = _predicted_voice(network, told, source)
-        seen, refused = _observe(state, asked, told, sightings(told.request, "request"), timeout_s)
+            found = _observe(state, asked, told, sightings(told.request, "request"), timeout_s, network)
         voice = next(
-            (one for one in seen if one.sighting.leg != "request" and one.sighting.place == question.netns), None
+            (one for one in found.seen if one.sighting.leg != "request" and one.sighting.place == question.netns), None
         )
-        what = refused or (_what(voice.header.innermost) if voice else "nothing is heard")
+        what = found.refused or (_what(voice.header.innermost) if voice else "nothing is heard")
         heard = voice.header.innermost.source if voice else ""
         differs = f"{predicted or 'nobody'} predicted, {heard or 'nobody'} heard" if predicted != heard else ""
         rungs.append(Rung(ttl=ttl, predicted=predicted, seen=heard, what=what, differs=differs))

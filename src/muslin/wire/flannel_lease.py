@@ -73,6 +73,8 @@ def encode_name(subnets: Iterable[str]) -> str:
 
 def parse_name(name: str) -> tuple[str, ...]:
     """The subnets that a name stands for, IPv4 before IPv6; ValueError names what is wrong."""
+    if "/" in name:
+        raise ValueError(f"{name!r} has a slash, where a lease's name has a hyphen")
     subnets = tuple(part.replace("-", "/") for part in name.split("&"))
     for subnet in subnets:
         _check_subnet(subnet)

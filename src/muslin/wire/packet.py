@@ -1,10 +1,10 @@
 """Packets on the wire: headers to values, and a probe to bytes.
 
 Theory of operation: ``parse_frame`` reads Ethernet (RFC 894, where a device has it), IPv4 (RFC 791), IPv6 (RFC 8200,
-without extension headers), then ICMP, TCP or UDP, and goes on inside of a UDP port that is known to carry packets:
-vxlan (RFC 7348) or plain IP, as the udp backend has it. The result is a chain of ``Header``, the outermost first. What
-is cut off or of another kind ends the chain; nothing is raised, since anything may come by a tap. ``encode_probe``
-makes a whole IP packet with all checksums, marked by an identifier that its answers repeat.
+without extension headers but the fragment's), then ICMP, TCP or UDP, and goes on inside of a UDP port that is known to
+carry packets: vxlan (RFC 7348) or plain IP, as the udp backend has it. The result is a chain of ``Header``, the
+outermost first. What is cut off or of another kind ends the chain; nothing is raised, since anything may come by a tap.
+``encode_probe`` makes a whole IP packet with all checksums, marked by an identifier that its answers repeat.
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ ETHERNET_BYTES = 14
 ETHERTYPES = {0x0800: 4, 0x86DD: 6}
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58}
+UDP_HEADER_BYTES = 8
 VXLAN_BYTES = 8
 ERROR_TYPES = {"icmp": (3, 11, 12), "icmpv6": (1, 2, 3, 4)}
+FRAGMENT_HEADER = 44
+MORE_FRAGMENTS = 0x2000  # of IPv4's flags and offset, RFC 791
+OFFSET_MASK = 0x1FFF  # in eights of bytes
 HEADER_BYTES = {"icmp": 8, "icmpv6": 8, "udp": 8, "tcp": 20}
 
 Inside = Literal["vxlan", "ip"]
@@ -47,8 +51,12 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     icmp_type: int | None = None
     icmp_code: int | None = None
     identity: int | None = None
+    fragment_id: int | None = None
+    """Of a fragment: what all pieces of its packet have in common besides the addresses."""
     more_fragments: bool = False
     offset_bytes: int = 0
+    data_bytes: int = 0
+    """What follows the IP headers."""
     told_mtu: int | None = None
     quoted: Header | None = None
     """The packet that an ICMP error is about."""
@@ -83,20 +91,45 @@ def parse_frame(data: bytes, ethernet: bool, tunnels: dict[int, Inside]) -> Head
     return msgspec.structs.replace(found, mac_destination=data[0:6].hex(":"), mac_source=data[6:12].hex(":"))
 
 
+def parse_segments(data: bytes, ethernet: bool, tunnels: dict[int, Inside]) -> list[Header]:
+    """The same for each packet of a frame: a tunnel may hand the kernel many datagrams as one (UDP_SEGMENT, udp(7)).
+
+    Such a frame is cut only when it leaves the machine. Inside, one IP packet follows the other, and each says its
+    length; what is read here is what the wire would show.
+    """
+    first = parse_frame(data, ethernet, tunnels)
+    if first is None:
+        return []
+    if first.carries != "ip" or first.inner is None:
+        return [first]
+    found = []
+    start = (ETHERNET_BYTES if ethernet else 0) + first.size_bytes - first.data_bytes + UDP_HEADER_BYTES
+    inner: Header | None = first.inner
+    while inner is not None and inner.size_bytes:
+        size = first.size_bytes - first.data_bytes + UDP_HEADER_BYTES + inner.size_bytes
+        found.append(msgspec.structs.replace(first, inner=inner, size_bytes=size))
+        start += inner.size_bytes
+        inner = parse_ip(data[start:], tunnels)
+    return found
+
+
 def parse_ip(data: bytes, tunnels: dict[int, Inside]) -> Header | None:
     """The headers of an IP packet."""
     version = data[0] >> 4 if data else 0
     if version == 4 and len(data) >= 20:
         start, size = (data[0] & 15) * 4, int.from_bytes(data[2:4], "big")
-        flags = int.from_bytes(data[6:8], "big")
+        identification, flags = struct.unpack_from("!HH", data, 4)
+        cut = bool(flags & (MORE_FRAGMENTS | OFFSET_MASK))
         found = Header(
             source=socket.inet_ntop(socket.AF_INET, data[12:16]),
             destination=socket.inet_ntop(socket.AF_INET, data[16:20]),
             ttl=data[8],
             size_bytes=size,
             protocol=PROTOCOLS.get(data[9], str(data[9])),
-            more_fragments=bool(flags & 0x2000),
-            offset_bytes=(flags & 0x1FFF) * 8,
+            fragment_id=identification if cut else None,
+            more_fragments=bool(flags & MORE_FRAGMENTS),
+            offset_bytes=(flags & OFFSET_MASK) * 8,
+            data_bytes=size - start,
         )
     elif version == 6 and len(data) >= 40:
         start, size = 40, 40 + int.from_bytes(data[4:6], "big")
@@ -106,10 +139,26 @@ def parse_ip(data: bytes, tunnels: dict[int, Inside]) -> Header | None:
             ttl=data[7],
             size_bytes=size,
             protocol=PROTOCOLS.get(data[6], str(data[6])),
+            data_bytes=size - start,
         )
+        if data[6] == FRAGMENT_HEADER and len(data) >= 48:
+            start, found = 48, _with_fragment_header(found, data[40:48])
     else:
         return None
     return found if found.offset_bytes else _parse_transport(found, data[start:], tunnels)
+
+
+def _with_fragment_header(found: Header, data: bytes) -> Header:
+    """RFC 8200, section 4.5: next header, reserved, offset in eights of bytes with the flags in its last bits."""
+    protocol, offset, identification = struct.unpack("!BxHI", data)
+    return msgspec.structs.replace(
+        found,
+        protocol=PROTOCOLS.get(protocol, str(protocol)),
+        fragment_id=identification,
+        more_fragments=bool(offset & 1),
+        offset_bytes=offset & ~7,
+        data_bytes=found.data_bytes - 8,
+    )
 
 
 def _parse_transport(found: Header, data: bytes, tunnels: dict[int, Inside]) -> Header:
@@ -177,6 +226,11 @@ def encode_probe(probe: Probe) -> bytes:
     blank = struct.pack("!BBHHHBBH", 0x45, 0, probe.size_bytes, probe.identity, flags, probe.ttl, NUMBERS[protocol], 0)
     header = blank + source + destination
     return header[:10] + checksum(header).to_bytes(2, "big") + header[12:] + body
+
+
+def body_of(packet: bytes) -> tuple[int, bytes]:
+    """(protocol number, what follows the IP header) of a packet that ``encode_probe`` made."""
+    return (packet[6], packet[40:]) if packet[0] >> 4 == 6 else (packet[9], packet[20:])
 
 
 def _encode_transport(probe: Probe, protocol: str, source: bytes, destination: bytes, length: int) -> bytes:

@@ -96,6 +96,8 @@ VETH_INFO_PEER = 1  # linux/veth.h
 _HEADER = struct.Struct("=BxHiII")  # struct ifinfomsg: family, device type, ifindex, flags, change mask
 _WHAT = "ifinfomsg (family, type, ifindex, flags, change)"
 _STATISTICS = struct.Struct("=8Q")  # struct rtnl_link_stats64, the first eight of its counters
+_STATISTIC = struct.Struct("=Q")
+OTHERHOST_BYTES = 24 * 8  # where its rx_otherhost_dropped begins
 _PORT = struct.Struct(">H")  # __be16
 _TUN_TYPES = {1: "tun", 2: "tap"}  # linux/if_tun.h IFF_TUN, IFF_TAP
 
@@ -127,6 +129,7 @@ class LinkStatistics(msgspec.Struct, frozen=True, gc=False):
     tx_errors: int
     rx_dropped: int
     tx_dropped: int
+    rx_otherhost_dropped: int = 0  # frames for another's MAC (since Linux 5.18)
 
 
 class LinkRecord(msgspec.Struct, frozen=True, gc=False):
@@ -348,4 +351,8 @@ def _parse_vxlan(data: dict[int, bytes]) -> VxlanInfo:
 
 def _parse_statistics(data: bytes | None) -> LinkStatistics | None:
     """Return the counters of IFLA_STATS64."""
-    return None if data is None else LinkStatistics(*unpack(_STATISTICS, "rtnl_link_stats64", data))
+    if data is None:
+        return None
+    otherhost = _STATISTIC.unpack_from(data, OTHERHOST_BYTES)[0] if len(data) >= OTHERHOST_BYTES + 8 else 0
+    figures = LinkStatistics(*unpack(_STATISTICS, "rtnl_link_stats64", data))
+    return msgspec.structs.replace(figures, rx_otherhost_dropped=otherhost)

@@ -55,6 +55,8 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     netns_ids: Mapping[int, str] = {}
     """The names of other namespaces by the number that this one knows them by (IFLA_LINK_NETNSID)."""
     tunnels: tuple[TunnelProgram, ...] = ()
+    unseen: Sequence[str] = ()
+    """What the kernel would not show without more rights, known once it was asked for; it then counts as empty."""
 
     @cached_property
     def _by_name(self) -> dict[str, LinkRecord]:

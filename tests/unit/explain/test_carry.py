@@ -155,3 +155,15 @@ def test_a_tun_that_an_unknown_program_holds_leads_out() -> None:
 def test_endpoints_of_both_families() -> None:
     assert split_endpoint("10.0.0.10:9000") == ("10.0.0.10", 9000)
     assert split_endpoint("[fd00::1]:9000") == ("fd00::1", 9000)
+
+
+def test_of_two_devices_with_one_vni_that_of_the_outer_family_unpacks() -> None:
+    network = vxlan()
+    node = network.places["node2"]
+    own = next(link for link in node.links if link.name == "vxlan1")
+    assert own.vxlan is not None
+    other = msgspec.structs.replace(own.vxlan, local="fd00::20")
+    node.links.insert(1, msgspec.structs.replace(own, name="vxlan1-v6", ifindex=99, vxlan=other))
+    found = ask(network)
+    assert found.ok
+    assert found.request.hops[2].entered == "vxlan1"

@@ -89,6 +89,33 @@ def test_a_netdev_chain_counts_for_its_device_alone() -> None:
     assert told(*chain, hook="ingress", iif="veth20").denied is None
 
 
+def test_an_inet_chain_may_sit_at_an_ingress_too() -> None:
+    chain = nft_chain("ingress", [DROP], dev=["veth10", "eth0"])
+    assert told(*chain, hook="ingress", iif="eth0").denied
+    assert told(*chain, hook="ingress", iif="veth20").denied is None
+
+
+def set_to(protocol: str, value: int, field: str = "checksum") -> dict[str, Any]:
+    return {"mangle": {"key": payload(protocol, field), "value": value}}
+
+
+def test_a_rule_that_writes_a_checksum_spoils_packets_of_its_protocol() -> None:
+    found = told(*nft_chain("postrouting", [set_to("udp", 0xBAD)]), hook="postrouting")
+    assert found.spoiled_by.text == "udp checksum set 2989"
+    assert found.denied is None
+    for harmless in (set_to("udp", 0), set_to("tcp", 0xBAD)):
+        assert told(*nft_chain("postrouting", [harmless]), hook="postrouting").spoiled_by is None
+    unsure = told(*nft_chain("postrouting", [set_to("ip", 3, "dscp"), DROP]), hook="postrouting")
+    assert [place.text for place in unsure.unsure] == ["ip dscp set 3 drop"]
+
+
+def test_a_mark_to_trace_by_has_no_effect() -> None:
+    mark = {"mangle": {"key": {"meta": {"key": "nftrace"}}, "value": 1}}
+    found = told(*nft_chain("forward", [mark, DROP]))
+    assert found.denied
+    assert not found.unsure
+
+
 def test_a_chain_of_the_other_family_is_not_asked() -> None:
     assert told(*nft_chain("forward", [DROP], family="ip6")).denied is None
     assert told(*nft_chain("forward", [DROP], family="ip")).denied

@@ -249,3 +249,62 @@ def test_a_detour_of_the_answer_is_told() -> None:
         NeighbourRecord(network.places["node2"].number("eth0"), "10.0.0.11", node1.links[-1].mac, 2, 0, 2),
     )
     assert ask(network).differs == ("node1 sends the request out by eth0, and the answer comes in by eth1",)
+
+
+def test_who_has_the_askers_address_too_answers_no_arp_request() -> None:
+    network = two_nodes()
+    network.places["node1"].address("br0", "172.16.0.2/24")
+    drop = drop_of(ask(network))
+    assert (drop.cause, drop.netns, drop.object) == ("martian", "node1", "address 172.16.0.2")
+    assert "does not answer when 172.16.0.2 asks for 172.16.0.1" in drop.sentence
+    network.places["node1"].sysctls["net/ipv4/conf/br0/accept_local"] = "1"
+    assert drop_of(ask(network)).cause == "not-here", "the answer comes no further than node1"
+
+
+def test_a_filter_on_a_bridge_that_keeps_questions_for_macs_away_keeps_the_packet_where_it_is() -> None:
+    network = two_nodes()
+    for number, place in ((1, "node1"), (2, "node2")):
+        network.places[place].address("eth0", f"fd00:10::{number}/64")
+        network.places[place].route("fd00:10::/64", "eth0", source=f"fd00:10::{number}")
+    lan = network.places["lan"]
+    lan.more["nft"] = nft_chain("forward", [match(payload("icmpv6", "type"), "nd-neighbor-solicit"), {"drop": None}])
+    assert ask(network, "node1", "fd00:10::2").ok
+    lan.sysctls["net/bridge/bridge-nf-call-ip6tables"] = "1"
+    found = ask(network, "node1", "fd00:10::2")
+    drop = drop_of(found)
+    assert (drop.cause, drop.netns) == ("filter", "lan")
+    assert "the neighbour solicitation for fd00:10::2" in drop.sentence
+    assert len(found.request.hops) == 1
+    node = network.places["node1"]
+    mac = next(link.mac for link in network.places["node2"].links if link.name == "eth0")
+    node.more["neighbours"] = (NeighbourRecord(node.number("eth0"), "fd00:10::2", mac, 0x02, 0, 10),)
+    assert ask(network, "node1", "fd00:10::2").request.outcome == "arrives", "who knows the MAC need not ask"
+
+
+def test_a_packet_whose_checksum_is_spoilt_is_dropped_by_who_takes_it() -> None:
+    network = two_nodes()
+    spoil = {"mangle": {"key": payload("tcp", "checksum"), "value": 2989}}
+    network.places["node1"].more["nft"] = nft_chain("postrouting", [spoil])
+    assert ask(network).ok
+    drop = drop_of(ask(network, protocol="tcp", port=80))
+    assert (drop.cause, drop.netns, drop.lost_in) == ("bad-checksum", "node1", "con2")
+    assert drop.mend.startswith("nft delete rule inet t postrouting handle ")
+    assert drop.sentence.endswith("tcp checksum set 2989), so that con2 drops it")
+
+
+def test_what_leaves_under_another_address_is_seen_with_it() -> None:
+    network = two_nodes()
+    network.places["node1"].more["nft"] = nft_chain("postrouting", [{"masquerade": None}], type="nat")
+    found = ask(network)
+    assert found.request.hops[1].left_as == ("10.0.0.10", "172.16.1.2")
+    assert found.request.hops[0].left_as is None
+    assert found.reply is not None
+    back = next(hop for hop in found.reply.hops if hop.netns == "node1")
+    assert back.left_as == ("172.16.1.2", "172.16.0.2")
+
+
+def test_what_could_not_be_looked_at_is_named_by_place() -> None:
+    network = two_nodes()
+    network.places["node2"].more["unseen"] = ["the packet filter (nft)"]
+    assert ask(network).unseen == ("the packet filter (nft) of node2",)
+    assert ask(two_nodes()).unseen == ()

@@ -34,9 +34,11 @@ class Kernel:
         self.sent.append(messages)
         self.waiting += self.turns.pop(0)(messages)
 
-    def recv(self, _: int) -> bytes:
+    def recv_into(self, buffer: memoryview) -> int:
         assert self.waiting, "a real socket would block for ever here"
-        return self.waiting.pop(0)
+        data = self.waiting.pop(0)
+        buffer[: len(data)] = data
+        return len(data)
 
 
 @pytest.fixture
@@ -168,3 +170,14 @@ def test_nothing_is_sent_for_nothing(connect: Connect) -> None:
     opened, kernel = connect()
     assert opened.request([]) == []
     assert kernel.sent == []
+
+
+def test_many_questions_have_an_answer_each_in_order_and_none_where_one_is_refused(connect: Connect) -> None:
+    def turn(messages: list[Message]) -> list[bytes]:
+        first, second, third = (message.sequence for message in messages)
+        return [thing(third, b"c"), ack(second, errno.EINVAL), thing(first - 1, b"late"), thing(first, b"a")]
+
+    opened, kernel = connect(turn)
+    answers = opened.ask_each([QUESTION, QUESTION, QUESTION])
+    assert [answer and answer.payload for answer in answers] == [b"a", None, b"c"]
+    assert all(not message.flags & wire.NLM_F_ACK for message in kernel.sent[0])

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from muslin.errors import UnsupportedError
-from muslin.kernel.nft import normalise, parse_ruleset, run_nft
+from muslin.kernel.nft import devices_of, normalise, parse_ruleset, run_nft
 from muslin.model.kernel import NftTable
 
 RULESET = """\
@@ -96,3 +96,15 @@ def test_a_program_that_is_missing_or_hangs_is_told(
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(told, match="nft"):
         run_nft("", ["list", "tables"])
+
+
+@pytest.mark.parametrize(
+    ("line", "devices"),
+    [
+        ('type filter hook ingress device "eth0" priority filter; policy accept;', ["eth0"]),
+        ('type filter hook ingress devices = { "eth0", "v-1.2" } priority filter; policy accept;', ["eth0", "v-1.2"]),
+        ("type filter hook forward priority filter; policy accept;", []),
+    ],
+)
+def test_the_links_of_an_ingress_chain_are_read_from_its_text(line: str, devices: list[str]) -> None:
+    assert devices_of(f"table netdev t {{\n\tchain c {{\n\t\t{line}\n\t}}\n}}") == devices

@@ -51,12 +51,24 @@ def test_the_dice_choose_among_those_that_fit() -> None:
     [
         (LABS["1"], "nope", "there is no fault 'nope'"),
         (LABS["1"], "tunnel-gone", "makes no sense in this lab"),
-        (preset(3, agents=Agents()), None, "the agents of this lab mend"),
     ],
 )
 def test_what_cannot_be_broken_is_refused(topology: Topology, name: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         choose(FAULTS, topology, name, 1)
+
+
+@pytest.mark.parametrize(
+    ("backend", "agents", "device", "port"),
+    [("udp", None, "tun0", 9000), ("udp", Agents(), "muslin-udp", 8285), ("vxlan", Agents(), "vxlan1", 8472)],
+)
+def test_faults_of_a_tunnel_name_the_device_and_port_that_it_has_there(
+    backend: Any, agents: Agents | None, device: str, port: int
+) -> None:
+    topology = preset(4, backend=backend, agents=agents)
+    for name, words in (("masquerade", f"oifname {device} "), ("tunnel-port-blocked", f"udp dport {port} drop")):
+        fault = next(one for one in FAULTS if one.name == name)
+        assert words in fault.inject(topology, random.Random(1)).commands[0].words
 
 
 def test_hints_and_giving_up_cost_points() -> None:

@@ -86,10 +86,11 @@ def test_chromium_draws_tells_and_moves_it(tmp_path: Path) -> None:
     dom = render(page, tmp_path)
     assert said(dom) == "1 of 5: request, out by veth11 of con1, TTL 64"
     assert dom.count('class="place"') == 3
-    assert dom.count("<circle") == 1
+    assert (dom.count('class="packet request"'), dom.count('class="wrap"')) == (1, 0)
+    assert dom.count('class="end"') == 5
     dom = render(page, tmp_path, "#3")
     assert said(dom).startswith("3 of 5: request, out by eth0 of node1, TTL 63")
-    assert dom.count("<circle") == 2, "a packet in a packet has a ring"
+    assert dom.count('class="wrap"') == 1, "a packet in a packet has a ring"
     assert '<td class="changed">10.0.0.10 &gt; 10.0.0.20</td>' in dom
 
 
@@ -100,3 +101,18 @@ def test_keys_move_it_and_a_difference_is_told(tmp_path: Path) -> None:
     dom = render(html_page(walk()), tmp_path, more=f"<script>{keys}</script>")
     assert said(dom).endswith("TTL 62 — TTL 61 predicted, 62 seen")
     assert '<p id="now" aria-live="polite" class="differs">' in dom
+
+
+def test_a_lost_packet_is_crossed_out_where_it_was_last_and_the_kernel_is_quoted(tmp_path: Path) -> None:
+    cut = line("con2", "veth11", "in", ttl=62, fragment="fragment, bytes 0 to 1480")
+    lost = walk(
+        lines=(*walk().lines[:3], cut), arrived=True, answered=False, cause="it <is> lost", proof="node1 counted it",
+        contradiction="or not", mend="node1: sysctl -w x=1",
+    )  # fmt: skip
+    dom = render(html_page(lost), tmp_path, "#4")
+    assert "The packet gets there, and is dropped; not as predicted." in dom
+    for words in ("✗ it &lt;is&gt; lost", "✓ node1 counted it", "≠ or not", "mend it in node1: sysctl -w x=1"):
+        assert f">{words}</p>" in dom
+    assert dom.count('class="lost"') == 1
+    assert ">fragment, bytes 0 to 1480</td>" in dom
+    assert 'class="lost"' not in render(html_page(lost), tmp_path, "#2")

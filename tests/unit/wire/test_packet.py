@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from muslin.model.address import packed
 from muslin.wire.icmp import checksum
-from muslin.wire.packet import Probe, encode_probe, parse_frame, parse_ip
+from muslin.wire.packet import Probe, body_of, encode_probe, parse_frame, parse_ip, parse_segments
 
 V4, V6 = ("172.16.0.2", "172.16.1.2"), ("fd00::2", "fd00:1::2")
 NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58}
@@ -86,3 +86,44 @@ def test_a_later_fragment_shows_addresses_alone_and_too_small_is_refused() -> No
     assert (found.offset_bytes, found.more_fragments, found.source_port) == (8, True, None)
     with pytest.raises(ValueError, match="28 is the least"):
         encode_probe(probe(V4, "udp", size_bytes=20))
+
+
+def test_a_frame_of_many_datagrams_is_each_packet_that_the_wire_would_show() -> None:
+    inner = [encode_probe(probe(V4, "icmp", size_bytes=size)) for size in (1400, 1400, 90)]
+    ends = {"source": "10.0.0.10", "destination": "10.0.0.20"}
+    outer = encode_probe(Probe(**ends, identity=1, protocol="udp", port=9000, size_bytes=28 + 2890))  # type: ignore[arg-type]
+    frame = bytes.fromhex("0200000000bb0200000000aa0800") + outer[:28] + b"".join(inner)
+    found = parse_segments(frame, True, {9000: "ip"})
+    assert [(one.size_bytes, one.innermost.size_bytes) for one in found] == [(1428, 1400), (1428, 1400), (118, 90)]
+    assert len(parse_segments(frame, True, {})) == 1
+    assert parse_segments(b"no frame", True, {}) == []
+
+
+def test_fragments_say_which_part_they_are() -> None:
+    data = bytearray(encode_probe(probe(V4, "icmp", size_bytes=100)))
+    data[4:8] = struct.pack("!HH", 77, 0x2000)
+    first = parse_ip(bytes(data), {})
+    data[6:8] = struct.pack("!H", 185)
+    last = parse_ip(bytes(data), {})
+    assert first is not None
+    assert last is not None
+    assert (first.fragment_id, first.offset_bytes, first.more_fragments, first.identity) == (77, 0, True, 41000)
+    assert (last.fragment_id, last.offset_bytes, last.more_fragments, last.identity) == (77, 1480, False, None)
+    assert (first.data_bytes, last.data_bytes) == (80, 80)
+
+
+def test_the_fragment_header_of_ipv6_is_read() -> None:
+    whole = encode_probe(probe(V6, "udp", size_bytes=100))
+    for offset, more, identity in ((0, 1, 41000), (1448, 0, None)):
+        head = bytearray(whole[:40])
+        head[4:7] = struct.pack("!HB", 68, 44)
+        found = parse_ip(bytes(head) + struct.pack("!BBHI", 17, 0, offset | more, 99) + whole[40:], {})
+        assert found is not None
+        assert (found.protocol, found.fragment_id, found.offset_bytes) == ("udp", 99, offset)
+        assert (found.more_fragments, found.identity, found.data_bytes) == (bool(more), identity, 60)
+
+
+@pytest.mark.parametrize(("ends", "protocol", "number"), [(V4, "icmp", 1), (V4, "tcp", 6), (V6, "icmp", 58)])
+def test_what_follows_the_header_is_told_with_its_protocol(ends: tuple[str, str], protocol: str, number: int) -> None:
+    packet = encode_probe(probe(ends, protocol))
+    assert body_of(packet) == (number, packet[40 if ends is V6 else 20 :])

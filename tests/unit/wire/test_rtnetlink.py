@@ -228,13 +228,13 @@ def test_veth_peer() -> None:
 
 
 def test_link_extras_that_only_the_kernel_sends() -> None:
-    statistics = netlink.encode_attribute(IFLA_STATS64, b"".join(i.to_bytes(8, "little") for i in range(1, 25)))
+    statistics = netlink.encode_attribute(IFLA_STATS64, b"".join(i.to_bytes(8, "little") for i in range(1, 26)))
     header = bytes.fromhex("0000040307000000410001000000000000")[:16]
     extras = netlink.encode_u32(5, 9) + netlink.encode_attribute(37, b"\xff\xff\xff\xff") + statistics
     record = rtnetlink.parse_record(Message(16, 0, 1, 0, header + extras))
     assert record == LinkRecord(
         7, "", "loopback", up=True, running=True, lower_up=True, flags=0x10041, peer_ifindex=9, link_netnsid=-1,
-        statistics=LinkStatistics(1, 2, 3, 4, 5, 6, 7, 8),
+        statistics=LinkStatistics(1, 2, 3, 4, 5, 6, 7, 8, 25),
     )  # fmt: skip
     options = netlink.encode_nested(2, netlink.encode_u8(3, 2))
     tap = netlink.encode_nested(18, netlink.encode_attribute(1, b"tun\0"), options)
