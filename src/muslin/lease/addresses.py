@@ -88,10 +88,11 @@ class Pool:
             place for place in places if place and place not in self._taken
         )
         self._cursor = max(FIRST, min(cursor, self._last + 1))
+        self._advance()
 
     @property
     def cursor(self) -> int:
-        """The place of the next address that nobody had, or of one before it."""
+        """The place of the next address that nobody had."""
         return self._cursor
 
     @property
@@ -139,6 +140,7 @@ class Pool:
         place = self._free_place(address)
         self._freed.pop(place, None)
         self._taken.add(place)
+        self._advance()
 
     def release(self, address: str) -> None:
         """Give an address back; nothing happens when nobody had it."""
@@ -155,14 +157,17 @@ class Pool:
     def _next(self) -> int:
         if len(self._taken) >= self.total:
             raise PoolExhausted(self.subnet, self.total, len(self._taken))
-        while self._cursor <= self._last:
-            if self._cursor not in self._taken and self._cursor not in self._freed:
-                return self._cursor
-            self._cursor += 1
-        if self._freed:
+        if self._cursor > self._last and self._freed:
             return next(iter(self._freed))
-        self._cursor = FIRST  # some address is free and not in the queue
-        return self._next()
+        if self._cursor > self._last:  # some address is free and not in the queue
+            self._cursor = FIRST
+            self._advance()
+        return self._cursor
+
+    def _advance(self) -> None:
+        """Past what is taken or waits, and at once: what is freed there later is not the next to be handed out."""
+        while self._cursor <= self._last and (self._cursor in self._taken or self._cursor in self._freed):
+            self._cursor += 1
 
     def _free_place(self, address: str) -> int:
         place = self._place(address)
