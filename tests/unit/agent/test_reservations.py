@@ -435,7 +435,8 @@ def test_sixteen_thousand_containers_cost_one_row_each(tmp_path: Path) -> None:
     connection.execute("PRAGMA synchronous = OFF")
     for number in range(1, 16_001):
         journal.add(reservation(f"{number:064x}"))
-    assert cost(20_000) == few == (3, 4), "a row and two cursors; a row less, one in the queue, cursors that went past it"
+    expected = (3, 4)  # a row and two cursors; a row less, one in the queue, and the cursors that went past it
+    assert cost(20_000) == few == expected
     assert len(journal.all()) == journal.pools[0].taken == journal.pools[1].taken == 16_000
     assert len({made.addresses for made in journal.all()}) == 16_000
     journal.close()
