@@ -19,6 +19,7 @@ from muslin.plan import sources
 from muslin.plan.attach import Attachment, plan
 from tests.contract.kernels import World, world
 from tests.contract.network import MAC1, MAC2, Net
+from tests.lab.support import wait_until
 
 __all__ = ["world"]
 pytestmark = pytest.mark.contract
@@ -186,3 +187,15 @@ def test_a_cable_that_was_cut_by_hand_counts_as_removed(crowd: Crowd) -> None:
     assert result.outcome == "done"
     assert converge(world.kernel, DesiredState(), journal, scope_of=crowd.scope).ok
     assert converge(world.kernel, DesiredState(plan(attachment)), journal, scope_of=crowd.scope).ok
+
+
+def test_a_namespace_that_was_looked_into_and_let_go_dies_with_its_name(crowd: Crowd) -> None:
+    """And the cable with it: its owner may never tell us."""
+    world, attachment = crowd.world, crowd.attachment()
+    desired = DesiredState(plan(attachment))
+    assert converge(world.kernel, desired, MemoryJournal(), scope_of=crowd.scope).ok
+    assert plan_ops(world.kernel, desired, Owned(), crowd.scope)[1] == ()
+    world.kernel.forget(crowd.inside.netns)
+    world.change_by_hand(Delete(crowd.inside))
+    cable = link_key(crowd.net.node, "mus1")
+    wait_until(lambda: cable not in world.kernel.observe(Scope(netns=(crowd.net.node,))).objects, "the cable is gone")

@@ -192,6 +192,11 @@ def is_left_to_others(obj: AnyObject, attachment: attach.Attachment) -> bool:
     )
 
 
+def with_mtu(obj: AnyObject, mtu: int | None) -> AnyObject:
+    """A link with this MTU instead, where there is one; everything else as it is."""
+    return msgspec.structs.replace(obj, mtu=mtu) if mtu and isinstance(obj, Link) else obj
+
+
 # ---- what is said ----------------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,7 @@ from muslin.agent.attachment_plan import (
     unrecorded,
     wanted,
     wide_scope,
+    with_mtu,
 )
 from muslin.agent.reservations import Key, Reservation, Reservations
 from muslin.errors import MuslinError
@@ -64,7 +65,7 @@ from muslin.plan.diff import diff
 from muslin.wire.cni import NetworkConf
 from muslin.wire.cni_call import Call
 from muslin.wire.cni_error import CniError, ErrorCode
-from muslin.wire.cni_result import Result, merge
+from muslin.wire.cni_result import Interface, Result, merge
 
 log = logging.getLogger("muslin.agent")
 
@@ -230,14 +231,14 @@ class Attachments:
                 "prevResult has to be what the last ADD of this interface answered",
             )
         attachment = attachment_of(known, facts, netns.name)
-        inside = next((one for one in previous.interfaces if is_inside(one, call)), None)
-        if inside is not None:
-            attachment = msgspec.structs.replace(
-                attachment, mac=inside.mac or attachment.mac, mtu=inside.mtu or attachment.mtu
-            )
-        desired = DesiredState(tuple(obj for obj in attach.plan(attachment) if not is_left_to_others(obj, attachment)))
-        _, ops = plan_ops(self._kernel, desired, Owned(sparing=True), _closely)
-        self._kernel.forget(netns.name)
+        inside = next((one for one in previous.interfaces if is_inside(one, call)), Interface(name=call.ifname))
+        attachment = msgspec.structs.replace(attachment, mac=inside.mac or attachment.mac)
+        planned = (obj for obj in attach.plan(attachment) if not is_left_to_others(obj, attachment))
+        desired = DesiredState(tuple(with_mtu(obj, inside.mtu) if obj.netns == netns.name else obj for obj in planned))
+        try:
+            _, ops = plan_ops(self._kernel, desired, Owned(sparing=True), _closely)
+        finally:
+            self._kernel.forget(netns.name)
         if ops:
             command = ops[0].describe().replace(netns.name, call.netns)
             more = f", and {len(ops) - 1} more" if len(ops) > 1 else ""
@@ -280,6 +281,7 @@ class Attachments:
 
     def look(self, facts: NodeFacts) -> tuple[str, ...]:
         """Put right what others have changed of it on the node, and release what is dead; what is wrong, in words."""
+        self._reservations.set_subnets(facts.subnets)
         self.recover()
         failed, adopted = self._put_right(facts)
         self._release_dead()

@@ -226,7 +226,7 @@ class CniServer:
         try:
             self._say(self._attachments.look(facts))
         except (MuslinError, OSError) as error:
-            self._say((f"the containers could not be looked at: {error}",))
+            self._say((f"it could not be seen whether containers are connected as they were: {error}",))
         ended = time.monotonic()
         self._asked_look_at = ended + ASKED_COST_FACTOR * (ended - begun)
         self._look_at = ended + max(0.0 if self.troubles else self._resync_s, LOOK_COST_FACTOR * (ended - begun))

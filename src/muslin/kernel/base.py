@@ -128,7 +128,7 @@ class Kernel(Protocol):
         ...
 
     def forget(self, netns: str) -> None:
-        """Let go of sockets and files in this namespace, so that it can end with its last process."""
+        """Close what is open of a namespace: else it, and all that is in it, lives on when its owner removes it."""
         ...
 
     def close(self) -> None:

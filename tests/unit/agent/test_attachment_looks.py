@@ -76,8 +76,6 @@ def test_a_check_allows_what_later_plugins_have_changed_and_said(node: Node) -> 
     for element in by_mac:  # what may be sent follows the interface
         cable = element.address.split(" . ")[0]
         node.put(msgspec.structs.replace(element, address=f"{cable} . {changed.mac}"))
-    near = node.cables()[0]
-    node.put(msgspec.structs.replace(near, mtu=1400))
     node.check("one", told)
 
 
@@ -286,8 +284,10 @@ def test_a_recovery_that_the_kernel_refuses_is_tried_again_by_the_next_call(node
 def test_a_restarted_agent_knows_all_and_changes_nothing(node: Node) -> None:
     results = {name: node.add(name) for name in ("one", "two")}
     before = node.objects(), {one.key: one for one in node.attachments.all()}
+    free = node.attachments.free
     node.restart()
     node.attachments.look(node.facts)
+    assert node.attachments.free == free, "known before the next ADD"
     assert (node.objects(), {one.key: one for one in node.attachments.all()}) == before
     for name, result in results.items():
         node.check(name, result)

@@ -362,6 +362,9 @@ def test_there_is_no_look_while_the_node_is_not_ready_and_none_that_fails_ends_i
             bench.facts = ready
             await until_true(lambda: looks(bench) > 0)
             assert (await bench.call("STATUS", flags=0)).exit_status == 0
+            await until_true(lambda: "No buffer space available" in "".join(bench.server.status().troubles))
+            del bench.toy.refuse["look"]
+            await until_true(lambda: not bench.server.troubles)
 
     body()
 
