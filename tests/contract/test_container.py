@@ -194,7 +194,8 @@ def test_a_namespace_that_was_looked_into_and_let_go_dies_with_its_name(crowd: C
     world, attachment = crowd.world, crowd.attachment()
     desired = DesiredState(plan(attachment))
     assert converge(world.kernel, desired, MemoryJournal(), scope_of=crowd.scope).ok
-    assert plan_ops(world.kernel, desired, Owned(), crowd.scope)[1] == ()
+    again = plan_ops(world.kernel, desired, Owned(), crowd.scope)[1]
+    assert all(isinstance(op.object, NftElement) for op in again), "which are added without a look"
     world.kernel.forget(crowd.inside.netns)
     world.change_by_hand(Delete(crowd.inside))
     cable = link_key(crowd.net.node, "mus1")
