@@ -25,6 +25,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -56,8 +57,9 @@ from muslin.agent.reservations import Key, Reservation, Reservations
 from muslin.errors import MuslinError
 from muslin.kernel.base import Kernel, Scope
 from muslin.kernel.converge import MemoryJournal, converge, plan_ops
+from muslin.kernel.watch import Hint
 from muslin.lease.addresses import AddressOutside, AddressTaken, PoolExhausted
-from muslin.model.kernel import AnyObject, Link, NftElement
+from muslin.model.kernel import AnyObject, Link, NftElement, NftTable
 from muslin.model.ops import Report
 from muslin.model.state import DesiredState, Owned, Snapshot
 from muslin.plan import attach, sources
@@ -277,6 +279,22 @@ class Attachments:
         """All containers that this node has, and had and keeps addresses for."""
         return list(self._reservations.all())
 
+    def concerns(self, hint: Hint, facts: NodeFacts) -> bool:
+        """Whether somebody has changed what containers have on the node; from any thread.
+
+        That a cable came or went is its runtime's doing, or ours.
+        """
+        obj = hint.object
+        if obj is None or isinstance(obj, NftTable):
+            return obj is None or obj.name == sources.TABLE
+        if hint.removed == isinstance(obj, Link):  # of a link what it became, of all else that it went
+            return False
+        one = self._reservations.by_cable(obj.name if isinstance(obj, Link) else getattr(obj, "link", "") or "")
+        if one is None or not one.complete:
+            return False
+        wanted = next((w for w in attach.plan_node_side(attachment_of(one, facts)) if w.key == obj.key), None)
+        return wanted is not None and (hint.removed or not _alike(wanted, obj).satisfied_by(obj))
+
     # ---- looks -----------------------------------------------------------------------------------------------
 
     def look(self, facts: NodeFacts) -> tuple[str, ...]:
@@ -349,11 +367,11 @@ def _closely(desired: DesiredState, owned: Owned) -> Scope:
 def _on_the_node(one: Reservation, seen: Snapshot, facts: NodeFacts) -> list[AnyObject]:
     """What is wanted on the node of a container that is there."""
     there = seen.objects[cable_key(one)]
-    planned = attach.plan_node_side(attachment_of(one, facts))
-    # Which namespace the other end of the cable lies in cannot be seen from here.
-    return [
-        msgspec.structs.replace(obj, options=there.options)
-        if isinstance(obj, Link) and isinstance(there, Link)
-        else obj
-        for obj in planned
-    ]
+    return [_alike(obj, there) for obj in attach.plan_node_side(attachment_of(one, facts))]
+
+
+def _alike(wanted: AnyObject, there: AnyObject) -> Any:
+    """A cable as it is wanted: which namespace its other end lies in cannot be seen from here. All else as it is."""
+    if isinstance(wanted, Link) and isinstance(there, Link):
+        return msgspec.structs.replace(wanted, options=there.options)
+    return wanted

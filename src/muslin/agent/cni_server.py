@@ -25,7 +25,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from muslin.agent.attachment_plan import Netns, NodeFacts
@@ -34,6 +34,7 @@ from muslin.agent.http import bind_unix, remove_unix
 from muslin.agent.reservations import Reservation
 from muslin.errors import MuslinError
 from muslin.kernel.netns import wandering
+from muslin.kernel.watch import Hint
 from muslin.wire.agent_api import Container, ContainersStatus
 from muslin.wire.cni import NetworkConf, answer_version, parse_conf
 from muslin.wire.cni_call import Call, parse_call
@@ -162,8 +163,14 @@ class CniServer:
             for opened in (listening, wake, woken):
                 opened.close()
 
+    def hear(self, hints: Sequence[Hint]) -> None:
+        """Have a look at the next tick, where somebody has changed what containers have on the node."""
+        facts = self._facts() if hints else NodeFacts()
+        if any(self._attachments.concerns(hint, facts) for hint in hints):
+            self.look_soon()
+
     def look_soon(self) -> None:
-        """Something may have changed: have a look at the next tick."""
+        """Have a look at the next tick."""
         self._is_asked = True
 
     def list_all(self) -> tuple[Container, ...]:

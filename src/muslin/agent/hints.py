@@ -7,21 +7,20 @@ comparison and no look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from muslin.agent.reconcile import Interests, Reconciler
 from muslin.kernel.watch import Hint, Watch
 from muslin.model.address import contains, prefix_length
-from muslin.model.kernel import PROTOCOL_MUSLIN, TABLE_LOCAL, Address, AnyObject, Link, NftTable, Route
+from muslin.model.kernel import PROTOCOL_MUSLIN, TABLE_LOCAL, Address, AnyObject, Link, Route
 from muslin.plan.diff import is_deletable
-from muslin.plan.sources import CHECKED, TABLE, UNCHECKED
 
 
 class Hints:
-    """See ``agent.node.KernelWatch``. ``on_containers`` hears when somebody has touched what containers have."""
+    """See ``agent.node.KernelWatch``. ``tell_containers`` hears all of it, for whoever keeps containers connected."""
 
-    def __init__(self, watch: Watch, on_containers: Callable[[], None] = lambda: None, bridge: str = "") -> None:
-        self._watch, self._on_containers, self._bridge = watch, on_containers, bridge
+    def __init__(self, watch: Watch, tell_containers: Callable[[Sequence[Hint]], None] = lambda _: None) -> None:
+        self._watch, self._tell_containers = watch, tell_containers
 
     def fileno(self) -> int:
         """Readable when there may be something."""
@@ -30,27 +29,8 @@ class Hints:
     def is_due(self, reconciler: Reconciler) -> bool:
         """Whether anything that was heard asks for a look."""
         hints, interests = self._watch.read(), reconciler.interests()
-        if concerns_containers(hints, self._bridge):
-            self._on_containers()
+        self._tell_containers(hints)
         return any(concerns(hint, interests) for hint in hints)
-
-
-def concerns_containers(hints: Iterable[Hint], bridge: str) -> bool:
-    """Whether cables of containers that runtimes have had connected are not as they should be, or nobody knows.
-
-    What comes and goes is its runtime's doing, or ours; of several hints about a cable the last one counts. Whoever
-    touches the table of what they may send is somebody else.
-    """
-    cables: dict[str, Link] = {}
-    for hint in hints:
-        match hint.object:
-            case None:
-                return True
-            case Link(name=name) as link if name.startswith((CHECKED, UNCHECKED)) and not hint.removed:
-                cables[name] = link
-            case NftTable(name=name) if name == TABLE:
-                return True
-    return any(not link.up or link.master != bridge for link in cables.values())
 
 
 def concerns(hint: Hint, interests: Interests) -> bool:

@@ -79,6 +79,7 @@ class Reservations:
         self._file = ReservationFile(path, self._contents)
         self._by_key: dict[Key, Reservation] = {}
         self._by_address: dict[str, Key] = {}
+        self._by_cable: dict[str, Key] = {}
         self._pools: tuple[Pool, ...] = ()
         self._cursors: dict[str, int] = {}
         """As they stand in the file."""
@@ -115,6 +116,11 @@ class Reservations:
         """Whose an address, with or without length, is."""
         key = self._by_address.get(address_part(address))
         return None if key is None else self._by_key[key]
+
+    def by_cable(self, host_link: str) -> Reservation | None:
+        """Whose cable ends on the node in a link of this name."""
+        key = self._by_cable.get(host_link)
+        return None if key is None else self._by_key.get(key)
 
     def all(self) -> list[Reservation]:
         """Every reservation."""
@@ -189,10 +195,12 @@ class Reservations:
         self._cursors |= cursors
         if before and not after:
             del self._by_key[before.key]
+            self._by_cable.pop(before.host_link, None)
         for address in freed:
             self._release(address)
         if after:
             self._by_key[after.key] = after
+            self._by_cable[after.host_link] = after.key
             self._take(after.key, taken)
 
     def _take(self, key: Key, addresses: Iterable[str]) -> None:
@@ -239,6 +247,7 @@ class Reservations:
             holder = next((held for address in addresses if (held := self.by_address(address))), None)
             if holder is None:
                 self._by_key[reservation.key] = reservation
+                self._by_cable[reservation.host_link] = reservation.key
                 self._take(reservation.key, addresses)
             else:
                 log.warning("%s has an address of %s, and its reservation is dropped", reservation, holder)

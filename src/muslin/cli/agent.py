@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -16,6 +17,8 @@ from muslin.errors import EXIT_OK, UnsupportedError, UsageError
 from muslin.settings import Value
 
 CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21  # uapi/linux/capability.h
+SWITCH_S = 0.0005
+"""A thread that waits for the interpreter gets it after this time, not Python's 5 ms: a container waits with it."""
 COLLECT_AFTER = 100_000
 """New containers between two runs of the garbage collector. What 10,000 peers are made of holds no cycles, and walking
 it at Python's usual pace took a third of the first pass."""
@@ -53,6 +56,7 @@ def run_agent(values: dict[str, Value]) -> int:
     of = {name: value.value for name, value in values.items()}
     set_up(of["log-format"], of["log-level"])
     gc.set_threshold(COLLECT_AFTER)
+    sys.setswitchinterval(SWITCH_S)
     notifier = Notifier.from_environment(os.environ)
     require_privilege()
     directory = StateDirectory(Path(of["state-dir"]))
@@ -99,13 +103,14 @@ async def _serve(of: dict[str, Any], values: dict[str, Value], directory: Any, n
     from muslin.kernel import nft
     from muslin.kernel.linux import LinuxKernel
     from muslin.kernel.watch import Watch
+    from muslin.plan.sources import CHECKED, UNCHECKED
     from muslin.tunnel.programs import tunnel_command, why_python
 
     run_directory = Path(of["run-dir"])
     keeper = TunnelKeeper(run_directory, program=tunnel_command(of["tunnel"]), note=why_python(of["tunnel"]))
     make_directory(run_directory)
     with LinuxKernel() as kernel:
-        watch = Watch(("",), kernel.ports)
+        watch = Watch(("",), kernel.ports, (CHECKED, UNCHECKED))
         try:
             reconciler = Reconciler(
                 kernel,
@@ -118,7 +123,7 @@ async def _serve(of: dict[str, Any], values: dict[str, Value], directory: Any, n
                 node_options(of),
                 open_store(values),
                 reconciler,
-                Hints(watch, lambda: node.containers.look_soon() if node.containers else None, of["bridge"]),
+                Hints(watch, lambda hints: node.containers.hear(hints) if node.containers else None),
                 directory,
             )
             addresses = Addresses(

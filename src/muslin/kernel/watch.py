@@ -10,6 +10,9 @@ drop events (ENOBUFS), is a hint without an object: look at everything. So nothi
   VXLAN device's forwarding table (vxlan_fdb_notify, drivers/net/vxlan), and what the ``nft`` program did for us.
 * **A link's figures are no change.** An event of a link comes for much that no object holds; only what differs from
   the link as it was known is passed on.
+* **A crowd is heard by its end.** A container that comes causes twenty events. Of links whose names begin as ``crowd``
+  says, just the last event of a bunch is understood. Routes of the local table, which the kernel keeps for each
+  address, are not told at all.
 * What the kernel learned by itself about a neighbour is told as the end of what somebody had entered there.
 * Of settings below /proc/sys the kernel tells forwarding and reverse path filtering alone (struct netconfmsg).
 """
@@ -20,6 +23,7 @@ import contextlib
 import errno
 import select
 import socket
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -33,7 +37,7 @@ from muslin.kernel.netlink import (
     open_socket,
 )
 from muslin.kernel.records import is_learned, link_of, object_of, settings_of
-from muslin.model.kernel import AnyObject, Link, NftTable
+from muslin.model.kernel import TABLE_LOCAL, AnyObject, Link, NftTable
 from muslin.wire import netlink as wire
 from muslin.wire import nftables, rtnetlink
 from muslin.wire.netlink import Message
@@ -53,6 +57,13 @@ REMOVALS = {
     rtnetlink.RTM_DELROUTE,
     rtnetlink.RTM_DELRULE,
 }
+LINK_KINDS = (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK)
+LINK_NUMBER = slice(4, 8)  # struct ifinfomsg, ifi_index
+LINK_NAME_AT = (
+    20  # behind it, a first attribute's head: rtnl_fill_ifinfo (net/core/rtnetlink.c) begins with IFLA_IFNAME
+)
+ROUTE_KINDS = (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE)
+ROUTE_TABLE_AT = 4  # struct rtmsg, rtm_table
 RECEIVE_BYTES = 1 << 16
 DATAGRAMS_AT_ONCE = 10_000
 """So that a flood, such as a routing daemon that fills its table, keeps nobody who has other work to do (0.1 s)."""
@@ -93,7 +104,7 @@ class _Ear:
                 if self._has_missed_some:
                     self._has_missed_some = False
                     self.recover()
-                return
+                break
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
@@ -103,6 +114,7 @@ class _Ear:
             # The messages of one datagram have one cause: a request, or a transaction of nftables.
             if size < wire.MESSAGE_HEADER_BYTES or wire.read_port(buffer) not in own:
                 yield from self._parse(bytes(memoryview(buffer)[:size]))
+        yield from self.conclude()
 
     def _parse(self, datagram: bytes) -> Iterator[Hint]:
         try:
@@ -115,6 +127,10 @@ class _Ear:
         """The hints that an event of somebody else is worth."""
         raise NotImplementedError
 
+    def conclude(self) -> Iterator[Hint]:
+        """What was put off until all that waited was heard."""
+        return iter(())
+
     def recover(self) -> None:
         """Events were lost, and those that came before and after have been heard."""
 
@@ -122,8 +138,11 @@ class _Ear:
 class _RouteEar(_Ear):
     """Links, addresses, routes, next hops, rules, neighbours, forwarding entries, settings."""
 
-    def __init__(self, netns: str, own: set[int]) -> None:
+    def __init__(self, netns: str, own: set[int], crowd: tuple[str, ...] = ()) -> None:
         super().__init__(netns, socket.NETLINK_ROUTE, RTNETLINK_GROUPS, own)
+        self._crowd = tuple(name.encode() for name in crowd)
+        self._crowded: dict[int, Message] = {}
+        """The last event of each link of the crowd, by its number."""
         self._names: dict[int, str] = {}
         self._links: dict[int, Link] = {}
         self.recover()
@@ -141,6 +160,15 @@ class _RouteEar(_Ear):
 
     def understand(self, message: Message) -> Iterator[Hint]:
         """See ``_Ear``."""
+        payload = message.payload
+        if message.kind in LINK_KINDS and self._crowd and payload.startswith(self._crowd, LINK_NAME_AT):
+            if payload[0] != rtnetlink.AF_BRIDGE:  # that a port learns or forwards is told by events of its own
+                number = int.from_bytes(payload[LINK_NUMBER], sys.byteorder)
+                self._names[number] = payload[LINK_NAME_AT : payload.index(0, LINK_NAME_AT)].decode()
+                self._crowded[number] = message
+            return
+        if message.kind in ROUTE_KINDS and payload[ROUTE_TABLE_AT] == TABLE_LOCAL:
+            return
         record = rtnetlink.parse_record(message)
         removed = message.kind in REMOVALS
         if isinstance(record, LinkRecord):
@@ -149,6 +177,16 @@ class _RouteEar(_Ear):
             yield from (Hint(self.netns, setting) for setting in settings_of(self.netns, record, self._names))
         elif record is not None and (obj := object_of(self.netns, record, self._names)) is not None:
             yield Hint(self.netns, obj, removed or is_learned(record))
+
+    def conclude(self) -> Iterator[Hint]:
+        """See ``_Ear``: what became of each link of the crowd."""
+        last, self._crowded = self._crowded, {}
+        for message in last.values():
+            if isinstance(record := rtnetlink.parse_record(message), LinkRecord):
+                removed = message.kind in REMOVALS
+                yield Hint(self.netns, link_of(self.netns, record, self._names), removed)
+                if removed:  # of a crowd the names of those that went would become too many
+                    self._names.pop(record.ifindex, None)
 
     def _link(self, record: LinkRecord, removed: bool) -> Iterator[Hint]:
         before = self._links.pop(record.ifindex, None)
@@ -180,12 +218,15 @@ class _FilterEar(_Ear):
 class Watch:
     """Watches namespaces; ``fileno`` is readable when a hint waits (for select, poll or an event loop).
 
-    ``own`` are the sockets whose doing is left out: those of a kernel (``LinuxKernel.ports``).
+    ``own`` are the sockets whose doing is left out: those of a kernel (``LinuxKernel.ports``); ``crowd`` says how the
+    names of links begin that come and go in crowds.
     """
 
-    def __init__(self, netns_names: tuple[str, ...] = (), own: OwnPorts | None = None) -> None:
+    def __init__(
+        self, netns_names: tuple[str, ...] = (), own: OwnPorts | None = None, crowd: tuple[str, ...] = ()
+    ) -> None:
         self._poll = select.epoll()
-        self._own = own or OwnPorts()
+        self._own, self._crowd = own or OwnPorts(), crowd
         self._ears: dict[int, _Ear] = {}
         for netns in netns_names:
             self.add(netns)
@@ -196,7 +237,7 @@ class Watch:
         if inode is None:
             raise FileNotFoundError(errno.ENOENT, "no such network namespace", netns)
         ears = (
-            _RouteEar(netns, self._own.of(inode, socket.NETLINK_ROUTE)),
+            _RouteEar(netns, self._own.of(inode, socket.NETLINK_ROUTE), self._crowd),
             _FilterEar(netns, self._own.of(inode, NETLINK_NETFILTER)),
         )
         for ear in ears:
