@@ -64,6 +64,8 @@ TAKEN_S = 10.0
 """Until the plugin has taken its answer."""
 CONNECTIONS_MAX = 128
 """Served at once, of two descriptors each; others wait to be accepted."""
+PRIORITY = -10
+"""As nice(1) counts. Whoever starts containers by the hundred has every processor busy, and all of them wait for us."""
 TICK_S = 1.0
 """Between looks into the spool, and at whether a look at the kernel is due."""
 LOOK_COST_FACTOR = 500
@@ -191,6 +193,8 @@ class CniServer:
 
     def _live(self, listening: socket.socket, ended: asyncio.Future[None]) -> None:
         failure: BaseException | None = None
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
         try:
             self._attachments.recover()
             with wandering():

@@ -24,7 +24,7 @@ from muslin.wire import netlink as wire
 from muslin.wire import rtnetlink
 from muslin.wire.rtnetlink import LinkRecord, Request
 
-THREADS = 8
+THREADS = 16
 RECEIVE_BYTES = 1 << 16
 NETLINK_ADD_MEMBERSHIP = 1
 RTNLGRP_LINK = 1  # uapi/linux/rtnetlink.h
