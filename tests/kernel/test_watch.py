@@ -220,3 +220,38 @@ def test_closing_gives_every_descriptor_back(world: World) -> None:
     assert len(os.listdir("/proc/self/fd")) > before
     watch.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# ---- a crowd -----------------------------------------------------------------------------------------------
+
+
+def crowd_of(hints: list[Hint]) -> list[tuple[Link, bool]]:
+    """What is told of the links of the crowd, and whether they went."""
+    told = [(hint.object, hint.removed) for hint in hints]
+    return [(obj, removed) for obj, removed in told if isinstance(obj, Link) and obj.name.startswith("mus")]
+
+
+def test_of_a_crowd_the_last_of_a_bunch_is_told_and_of_others_each(world: World) -> None:
+    netns = world.netns("a")
+    watch = Watch((netns,), crowd=("mus",))
+    try:
+        wait_for_quiet(watch)
+        for change in ("add mus1 type veth peer name other1", "set mus1 master br0", "set mus1 up", "set other1 up"):
+            inside(netns, "ip", "link", *change.split())
+        hints = watch.read(QUIET_S)
+        [(link, removed)] = crowd_of(hints)
+        assert (link.name, link.up, link.master, removed) == ("mus1", True, "br0", False)
+        assert sum(isinstance(hint.object, Link) and hint.object.name == "other1" for hint in hints) > 1
+        wait_for_quiet(watch)
+        inside(
+            netns, "ip", "neigh", "add", "10.0.0.9", "lladdr", "02:00:00:00:00:01", "dev", "mus1", "nud", "permanent"
+        )
+        assert ("neighbour", "mus1", "10.0.0.9") in keys(watch.read(QUIET_S)), "its name is known by now"
+        wait_for_quiet(watch)
+        inside(netns, "ip", "link", "set", "mus1", "nomaster")
+        assert [(link.master, removed) for link, removed in crowd_of(watch.read(QUIET_S))] == [("", False)]
+        wait_for_quiet(watch)
+        inside(netns, "ip", "link", "delete", "mus1")
+        assert [removed for _, removed in crowd_of(watch.read(QUIET_S))] == [True]
+    finally:
+        watch.close()

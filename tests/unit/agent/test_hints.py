@@ -124,6 +124,14 @@ def test_one_hint_among_many_is_enough_and_all_are_taken() -> None:
     assert not hints.is_due(cast("Reconciler", Asked(WANTED)))
 
 
+def test_whoever_keeps_containers_hears_all_of_it() -> None:
+    heard: list[Hint] = []
+    told = [Hint("", ether("veth1")), Hint("", None)]
+    hints = Hints(cast("Watch", HeardWatch(*told)), heard.extend)
+    hints.is_due(cast("Reconciler", Asked(WANTED)))
+    assert heard == told
+
+
 def test_hints_are_judged_while_the_kernel_thread_changes_the_plan() -> None:
     """What is wanted is a dict that another thread writes to: it may be asked, not walked through."""
     wanted = dict(WANTED)
