@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from muslin.kernel.converge import MemoryJournal
+from muslin.model.address import Family
 from muslin.model.kernel import (
     PROTOCOL_MUSLIN,
     AnyObject,
@@ -20,6 +21,7 @@ from muslin.model.kernel import (
     Nexthop,
     NftElement,
     NftTable,
+    Route,
     Rule,
     Sysctl,
     Veth,
@@ -34,6 +36,7 @@ __all__ = ["world"]
 pytestmark = pytest.mark.contract
 
 PROTOCOL_STATIC = 4  # rtnetlink.h RTPROT_STATIC
+FAR: dict[Family, str] = {4: "10.77.0.0/24", 6: "fd77::/64"}
 SETS = "set nodes4 {\ntype ipv4_addr\n}"
 
 
@@ -92,6 +95,18 @@ def refuses_to_take(world: World, theirs: AnyObject, ours: AnyObject) -> None:
     assert world.look(theirs)[theirs.key] == there
     world.change_by_hand(Delete(theirs))
     world.build([ours])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_sent_by_a_next_hop_of_others(world: World, net: Net, family: Family) -> None:
+    """A route by its number would be taken by the kernel, and lead to a stranger."""
+    theirs, ours = pairs(net)[f"nexthop {family}"]
+    world.change_by_hand(Create(theirs))
+    route = Route(netns=net.node, destination=FAR[family], nexthop_id=family, protocol=PROTOCOL_MUSLIN)
+    report = world.converge([ours, route])
+    outcomes = {result.op.key: result.outcome for result in report.results}
+    assert (outcomes[ours.key], outcomes[route.key]) == ("failed", "skipped")
+    assert route.key not in world.look(theirs, route)
 
 
 def test_a_rule_of_others_that_says_the_same_serves_us_and_stays(world: World, net: Net) -> None:

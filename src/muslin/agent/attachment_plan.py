@@ -23,7 +23,7 @@ from muslin.model.kernel import AnyObject, Key, Link, Loopback, NftElement, NftT
 from muslin.model.ops import Create, OpResult, Report
 from muslin.model.state import Owned, Snapshot
 from muslin.plan import attach, sources
-from muslin.wire.cni import NetworkConf
+from muslin.wire.cni import Mode, NetworkConf
 from muslin.wire.cni_call import Call
 from muslin.wire.cni_error import CniError, ErrorCode
 from muslin.wire.cni_result import Interface, Ip, Result, Route
@@ -59,6 +59,11 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     def gateways(self) -> tuple[str, ...]:
         """The first address of each subnet."""
         return tuple(nth_address(subnet, GATEWAY_INDEX) for subnet in self.subnets)
+
+    @property
+    def mode(self) -> Mode:
+        """How this node connects containers."""
+        return "bridge" if self.bridge else "routed"
 
     @property
     def filter_family(self) -> sources.Family:
@@ -284,13 +289,17 @@ def wide_scope(links: Sequence[str], facts: NodeFacts) -> Scope:
     )
 
 
-def ours_in(seen: Snapshot, keep: Iterable[str] = ()) -> Owned:
-    """What was seen that is of containers, and may go where it is wanted no more; ``keep`` are cables."""
-    kept = set(keep)
-    links = (obj for obj in seen.only(Link) if (obj.alias or "").startswith(ALIAS) and obj.name not in kept)
-    tables = (obj for obj in seen.only(NftTable) if obj.name == sources.TABLE)
-    elements = (obj for obj in seen.only(NftElement) if obj.table == sources.TABLE)
-    return Owned(keys=frozenset(obj.key for obj in (*links, *tables, *elements)))
+def ours_in(seen: Snapshot) -> Owned:
+    """All that was seen of containers: their cables, and what they may send."""
+    links = (obj for obj in seen.only(Link) if (obj.alias or "").startswith(ALIAS))
+    return Owned(keys=filters_in(seen).keys | {obj.key for obj in links})
+
+
+def filters_in(seen: Snapshot, family: sources.Family | None = None) -> Owned:
+    """What was seen of the tables of what containers may send, all of it or that of one family."""
+    tables = (obj for obj in seen.only(NftTable) if obj.name == sources.TABLE and family in (None, obj.family))
+    elements = (obj for obj in seen.only(NftElement) if obj.table == sources.TABLE and family in (None, obj.family))
+    return Owned(keys=frozenset(obj.key for obj in (*tables, *elements)))
 
 
 def unrecorded(seen: Snapshot, known: set[str], facts: NodeFacts, boot_id: str, now: float) -> Iterator[Reservation]:
@@ -317,12 +326,33 @@ def unrecorded(seen: Snapshot, known: set[str], facts: NodeFacts, boot_id: str, 
             gateways=facts.gateways,
             mac=macs[0] if macs else "",
             host_link=link.name,
-            mode="bridge" if facts.bridge else "routed",
+            mode=facts.mode,
             mtu=link.mtu,
             hairpin=bool(link.hairpin),
             boot_id=boot_id,
             at=now,
             complete=True,
+        )
+
+
+def other_mode_sentence(others: Sequence[Reservation], facts: NodeFacts) -> Iterator[str]:
+    """That containers are connected in a way that is not the node's any more: they are left as they are."""
+    if others:
+        first, more = others[0], f" and {len(others) - 1} more" if len(others) > 1 else ""
+        yield (
+            f"the container {first.container_id[:12]}{more} is connected in the mode {first.mode!r}, and the node's is "
+            f"{facts.mode!r} now: those of the one kind do not reach the others; start it again"
+        )
+
+
+def unknown_sentence(seen: Snapshot, known: set[str]) -> Iterator[str]:
+    """That cables say whose they are, and nothing is known of them: they go with their containers."""
+    lost = [link for link in seen.only(Link) if (link.alias or "").startswith(ALIAS) and link.name not in known]
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        yield (
+            f"nothing is recorded of the cable {lost[0].name} ({lost[0].alias}){more}: its address may be given out "
+            "again; start that container again"
         )
 
 
@@ -344,6 +374,11 @@ def _is_within(address: str, subnets: tuple[str, ...]) -> bool:
 def cable_key(one: Reservation) -> Key:
     """The key of the node's end of the cable."""
     return link_key(OWN, one.host_link)
+
+
+def is_netns_of(one: Reservation) -> bool:
+    """Whether the namespace that a container was connected in is there still; of an adopted one nobody knows."""
+    return bool(one.netns_inode) and inode_at(one.netns_path) == one.netns_inode
 
 
 def inode_at(path: str) -> int:

@@ -36,18 +36,20 @@ from muslin.agent.attachment_plan import (
     NodeFacts,
     attachment_of,
     cable_key,
+    filters_in,
     in_use,
-    inode_at,
     is_inside,
     is_left_to_others,
+    is_netns_of,
     named,
     node_keys,
     not_kept,
-    ours_in,
+    other_mode_sentence,
     outside_sentence,
     refusal,
     refuse_what_cannot_be,
     result_of,
+    unknown_sentence,
     unrecorded,
     wanted,
     wide_scope,
@@ -85,6 +87,8 @@ class Attachments:
         self._kernel, self._reservations, self._boot_id = kernel, reservations, boot_id
         self._clock, self._cache = clock, cache
         self._has_looked = False
+        self._unwanted: set[Key] = set()
+        """Complete ones that are to go, and could not yet."""
         self._dead_since: dict[Key, float] = {}
         """Reservations that nobody seems to need any more, and since when."""
 
@@ -145,7 +149,9 @@ class Attachments:
                     "take one of the two out of the list",
                 )
             raise in_use(call)
-        self._clear([known])
+        if failures := self._clear([known]):
+            raise CniError(ErrorCode.KERNEL_REFUSED, failures[known.key], REMEDY)
+        self._unwanted.discard(known.key)
 
     def _has_cable(self, reservation: Reservation) -> bool:
         seen = self._kernel.observe(Scope(netns=(OWN,), links={OWN: frozenset([reservation.host_link])}))
@@ -177,7 +183,11 @@ class Attachments:
     def delete(self, keys: Iterable[Key]) -> dict[Key, CniError]:
         """Disconnect containers, by id and interface, those that are there; what was refused, by key."""
         known = [found for key in keys if (found := self._reservations.get(*key))]
-        failures = {key: CniError(ErrorCode.KERNEL_REFUSED, words, REMEDY) for key, words in self._clear(known).items()}
+        try:
+            refused = self._clear(known)
+        except (MuslinError, OSError) as error:
+            return dict.fromkeys((one.key for one in known), not_kept(error))
+        failures = {key: CniError(ErrorCode.KERNEL_REFUSED, words, REMEDY) for key, words in refused.items()}
         for one in known:
             if one.key not in failures:
                 try:
@@ -191,10 +201,19 @@ class Attachments:
         known = self._reservations.get(*key)
         return self.delete([key]).get(key) if known and known.at < at else None
 
+    def take_back(self, key: Key) -> None:
+        """Undo an ADD that nobody knows of; by the next look, where it cannot be done now."""
+        if failures := self.delete([key]):
+            log.error("what is left of %s cannot be removed yet: %s", key[0], failures[key])
+            self._unwanted.add(key)
+
     def collect(self, conf: NetworkConf) -> None:
-        """Disconnect all of this network that the runtime does not name as alive; CniError tells what stayed."""
+        """Disconnect all of this network that the runtime does not name as alive; CniError tells what stayed.
+
+        No list is an empty one, as libcni has it. An adopted container is of any network.
+        """
         alive = set(conf.valid_attachments or ())
-        gone = [one for one in self._reservations.all() if one.network == conf.name and one.key not in alive]
+        gone = [one for one in self._reservations.all() if one.network in (conf.name, "") and one.key not in alive]
         if failures := list(self.delete(one.key for one in gone).values()):
             raise CniError(failures[0].code, "; ".join(one.msg for one in failures), failures[0].details)
 
@@ -301,25 +320,30 @@ class Attachments:
         """Put right what others have changed of it on the node, and release what is dead; what is wrong, in words."""
         self._reservations.set_subnets(facts.subnets)
         self.recover()
-        failed, adopted = self._put_right(facts)
+        failed, said = self._put_right(facts)
         self._release_dead()
-        return (*failed[:1], *adopted, *outside_sentence(self.all(), facts))
+        return (*failed[:1], *said, *outside_sentence(self.all(), facts))
 
     def _put_right(self, facts: NodeFacts) -> tuple[list[str], list[str]]:
-        """See that the node has what it should have of each container, and no more; what was refused, and adopted."""
+        """See that the node has what it should have of each container; what was refused, and what is worth knowing.
+
+        No cable is taken away: one that nobody has recorded is some container's all the same.
+        """
         seen = self._kernel.observe(wide_scope([one.host_link for one in self.all()], facts))
-        adopted = self._adopt(seen, facts)
-        known = self.all()
-        living = [one for one in known if cable_key(one) in seen.objects]
+        said = self._adopt(seen, facts)
+        living = [one for one in self.all() if cable_key(one) in seen.objects]
+        alike = [one for one in living if one.mode == facts.mode]
+        others = [one for one in living if one.mode != facts.mode]
         table = sources.table(OWN, facts.filter_family)
         # Once it is there it stays, or the first container of many would wait for it again and again.
-        is_wanted = table.key in seen.objects or any(one.spoof_check for one in living)
+        is_wanted = table.key in seen.objects or any(one.spoof_check for one in alike)
         desired = DesiredState(
-            (*([table] if is_wanted else []), *(obj for one in living for obj in _on_the_node(one, seen, facts)))
+            (*([table] if is_wanted else []), *(obj for one in alike for obj in _on_the_node(one, seen, facts)))
         )
-        results = self._kernel.apply(diff(desired, seen, ours_in(seen, (one.host_link for one in living))))
+        results = self._kernel.apply(diff(desired, seen, filters_in(seen, facts.filter_family if others else None)))
         self._has_looked = True
-        return [result.describe() for result in results if result.outcome == "failed"], adopted
+        said += [*other_mode_sentence(others, facts), *unknown_sentence(seen, {one.host_link for one in living})]
+        return [result.describe() for result in results if result.outcome == "failed"], said
 
     def _adopt(self, seen: Snapshot, facts: NodeFacts) -> list[str]:
         """Keep what is connected, and of which the record was lost: alias and packet filter tell what it was."""
@@ -333,8 +357,10 @@ class Attachments:
 
     def recover(self) -> None:
         """Undo what an agent was at when it was killed, or could not undo: its runtime has been told that it failed."""
-        incomplete = [one.key for one in self._reservations.all() if not one.complete]
-        for key, error in self.delete(incomplete).items():
+        gone = [one.key for one in self._reservations.all() if not one.complete or one.key in self._unwanted]
+        failures = self.delete(gone)
+        self._unwanted &= failures.keys()
+        for key, error in failures.items():
             log.error("what is left of %s cannot be removed: %s", "/".join(key), error.msg)
 
     def _release_dead(self, in_need: bool = False) -> bool:
@@ -352,10 +378,12 @@ class Attachments:
         """Those of which neither the cable nor the namespace is there any more; most have their cable."""
         cables = self._kernel.observe(Scope(netns=(OWN,), links_only=True)).objects
         bare = (one for one in self._reservations.all() if cable_key(one) not in cables)
-        return [one for one in bare if one.boot_id != self._boot_id or inode_at(one.netns_path) != one.netns_inode]
+        return [one for one in bare if one.boot_id != self._boot_id or not is_netns_of(one)]
 
     def _is_noted(self, one: Reservation) -> bool:
-        return (self._cache / f"{one.network}-{one.container_id}-{one.ifname}").exists()
+        with contextlib.suppress(OSError):  # a name that is too long for a file is that of none
+            return (self._cache / f"{one.network}-{one.container_id}-{one.ifname}").exists()
+        return False
 
 
 def _closely(desired: DesiredState, owned: Owned) -> Scope:

@@ -62,6 +62,8 @@ REQUEST_S = 10.0
 """From a connection to the last byte of its request; the plugin sends it at once."""
 TAKEN_S = 10.0
 """Until the plugin has taken its answer."""
+SEND_S = 1.0
+"""For an answer that does not fit into the socket at once, which hardly any does not."""
 CONNECTIONS_MAX = 128
 """Served at once, of two descriptors each; others wait to be accepted."""
 PRIORITY = -10
@@ -113,7 +115,7 @@ class _Caller:
         """Send the answer; OSError when it is not taken in time."""
         self.is_answered = True
         self.deadline = time.monotonic() + TAKEN_S
-        self.connection.settimeout(TAKEN_S)
+        self.connection.settimeout(SEND_S)
         self.connection.sendall(encode_answer(answer))
         self.connection.setblocking(False)
 
@@ -134,7 +136,7 @@ class CniServer:
         self._path, self._attachments, self._facts, self._resync_s = path, attachments, facts, resync_s
         self._callers: dict[socket.socket, _Caller] = {}
         self._is_ending = False
-        self._tick_at = self._look_at = self._asked_look_at = 0.0
+        self._tick_at = self._accept_at = self._look_at = self._asked_look_at = 0.0
         self._is_asked = False
         self.troubles: tuple[str, ...] = ()
         """What the last look found wrong, in sentences."""
@@ -209,7 +211,7 @@ class CniServer:
 
     def _round(self, listening: socket.socket) -> None:
         """Wait for calls, and do those that are whole."""
-        if len(self._callers) < CONNECTIONS_MAX:
+        if len(self._callers) < CONNECTIONS_MAX and time.monotonic() >= self._accept_at:
             with contextlib.suppress(KeyError):  # it is registered already
                 self._selector.register(listening, selectors.EVENT_READ)
         calls: list[tuple[_Caller, Request]] = []
@@ -226,7 +228,10 @@ class CniServer:
     def _tick(self) -> None:
         now = time.monotonic()
         for caller in [caller for caller in self._callers.values() if now > caller.deadline]:
-            self._lose(caller, f"it was not sent within {REQUEST_S:.0f} s")
+            calls = list(self._hear(caller))  # it may have come while others were served
+            self._do_all(calls)
+            if not calls and caller.connection in self._callers:
+                self._lose(caller, f"it was not sent within {REQUEST_S:.0f} s")
         self._work_off_spool()
         if now >= (self._asked_look_at if self._is_asked else self._look_at) and not (facts := self._facts()).trouble:
             self._look(facts)
@@ -250,14 +255,19 @@ class CniServer:
     # ---- connections -----------------------------------------------------------------------------------------
 
     def _accept(self, listening: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # nobody is left to accept, or descriptors are short
+        try:
             while len(self._callers) < CONNECTIONS_MAX:
                 connection, _ = listening.accept()
                 connection.setblocking(False)
                 self._callers[connection] = _Caller(connection)
                 self._selector.register(connection, selectors.EVENT_READ)
-        if len(self._callers) >= CONNECTIONS_MAX:
-            self._selector.unregister(listening)  # they wait in the backlog until one of these has gone
+        except BlockingIOError:
+            return
+        except OSError as error:
+            log.error("no call of the CNI plugin can be taken for now: %s", error)
+            self._accept_at = time.monotonic() + TICK_S
+        # The others wait in the backlog, until one of these has gone or descriptors are to be had.
+        self._selector.unregister(listening)
 
     def _hear(self, caller: _Caller) -> Iterable[tuple[_Caller, Request]]:
         """The call of a connection on which something came, if that made it whole; or the end of one."""
@@ -278,15 +288,10 @@ class CniServer:
         """A plugin that is gone, or does not talk as one: what it has had done and does not know of is taken back."""
         if caller.added is not None:
             log.warning("nobody took the answer to the ADD of %s: it is taken back", caller.added.container_id)
-            self._take_back(caller.added)
+            self._attachments.take_back((caller.added.container_id, caller.added.ifname))
         elif not caller.is_answered:
             log.warning("a call of the CNI plugin came to nothing: %s", why)
         self._let_go(caller)
-
-    def _take_back(self, call: Call) -> None:
-        key = (call.container_id, call.ifname)
-        for failure in self._attachments.delete([key]).values():
-            log.error("what is left of %s cannot be removed: %s", call.container_id, failure)
 
     def _let_go(self, caller: _Caller) -> None:
         self._callers.pop(caller.connection, None)
@@ -297,7 +302,7 @@ class CniServer:
     # ---- calls -----------------------------------------------------------------------------------------------
 
     def _do_all(self, calls: list[tuple[_Caller, Request]]) -> None:
-        """Do these calls and answer them; of DELs all at once."""
+        """Do these calls and answer them; of DELs that follow one another all at once."""
         deletes: list[tuple[_Caller, Request, Call]] = []
         for caller, request in calls:
             try:
@@ -307,11 +312,17 @@ class CniServer:
                     _refuse_own_netns(call, request)
                     deletes.append((caller, request, call))
                     continue
+                # What comes behind them may be an ADD of the same container.
+                self._delete_all(deletes)
+                deletes = []
                 document = self._do(call, conf, request, caller.fds)
                 caller.added = call if call.command == "ADD" else None
                 self._answer(caller, Answer(exit_status=0, document=document))
             except Exception as error:
                 self._answer(caller, _refusal(error, request))
+        self._delete_all(deletes)
+
+    def _delete_all(self, deletes: list[tuple[_Caller, Request, Call]]) -> None:
         failures = self._delete([call for _, _, call in deletes]) if deletes else []
         for (caller, request, _), failure in zip(deletes, failures, strict=True):
             self._answer(caller, _refusal(failure, request) if failure else Answer(exit_status=0))
@@ -341,7 +352,7 @@ class CniServer:
         """The document; CniError, and the ADD is taken back, where the plugin would not take it."""
         if len(document) <= ANSWER_MAX_BYTES:
             return document
-        self._take_back(call)
+        self._attachments.take_back((call.container_id, call.ifname))
         raise CniError(
             ErrorCode.BAD_CONFIG,
             f"the result has {len(document)} bytes with those of prevResult, and may have {ANSWER_MAX_BYTES}",

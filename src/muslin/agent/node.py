@@ -324,13 +324,13 @@ class Node:
         """What has come, and no more of it for a moment: a container that comes causes twenty events."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self.watch.fileno())
+        self._listens_again = loop.call_later(HEARING_GAP_S, self._listen)
         try:
             is_due = self.watch.is_due(self.reconciler)
         except OSError as error:
+            self._listens_again.cancel()
             log.error("the kernel's events cannot be heard any more, and the timer has to do: %s", error)
             is_due = True
-        else:
-            self._listens_again = loop.call_later(HEARING_GAP_S, self._listen)
         if is_due:
             self._agenda.look_soon()
 

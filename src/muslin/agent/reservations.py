@@ -200,6 +200,8 @@ class Reservations:
             self._release(address)
         if after:
             self._by_key[after.key] = after
+            if before:
+                self._by_cable.pop(before.host_link, None)
             self._by_cable[after.host_link] = after.key
             self._take(after.key, taken)
 

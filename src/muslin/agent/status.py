@@ -72,11 +72,13 @@ def status_of(node: Node) -> AgentStatus:
 def facts_of(node: Node, bridge: str) -> NodeFacts:
     """What there is to know of the node for connecting a container."""
     config, last = node.network.config, node.last
+    subnets = node.programmed  # read once: another thread may take them away
     ready, words = node.summary()
+    ready &= bool(subnets)
     return NodeFacts(
-        trouble="" if ready else words,
+        trouble="" if ready else words if words.startswith("not ready") else "not ready: the lease was given up",
         degraded=node.trouble if node.trouble and not ready and last is not None else "",
-        subnets=node.programmed,
+        subnets=subnets,
         networks=config.networks if config else (),
         mtu=last.mtu if last else 0,
         bridge=bridge,

@@ -115,8 +115,11 @@ def settle(sessions: Sessions, links: Iterable[Key]) -> None:
 
 
 def _wave_of(op: Op) -> tuple[type, type, bool] | None:
-    """What has to go apart from all others; None for what goes in one wave, whatever it is."""
-    if isinstance(op.object, Netns | NftElement | NftTable | Sysctl) or _is_about_links(op):
+    """What has to go apart from all others; None for what goes in one wave, whatever it is.
+
+    A route by a next hop of others would be taken, and lead to them: whether the next hop is ours has to be known.
+    """
+    if isinstance(op.object, Netns | Nexthop | NftElement | NftTable | Sysctl) or _is_about_links(op):
         return type(op), type(op.object), _needs_call(op)
     return None
 

@@ -160,6 +160,8 @@ class NetlinkSocket:
                 if message.kind != wire.NLMSG_ERROR or message.sequence < first:
                     continue
                 number, text = wire.parse_error(message)
+                if number and message.sequence == first:  # no nftables here, or no right to it: nothing else is said
+                    return dict.fromkeys(range(len(requests)), Answer(number, text or ""))
                 if number:
                     failures[message.sequence - first - 1] = Answer(number, text or "")
                 if message.sequence >= last:

@@ -12,6 +12,7 @@ all of them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import queue
 import select
@@ -74,7 +75,10 @@ class LinkRemover:
         left = set(pending)
         with contextlib.closing(open_socket(self._netns)) as events:
             events.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_LINK)
-            future = self._threads.submit(self._send, request)
+            try:
+                future = self._threads.submit(self._send, request)
+            except RuntimeError as error:  # no thread can be had
+                raise OSError(errno.EAGAIN, str(error)) from error
             while left and not future.done():
                 if select.select([events], [], [], LOOK_AGAIN_S)[0]:
                     left -= _removed(events)

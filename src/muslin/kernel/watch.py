@@ -104,6 +104,9 @@ class _Ear:
                 if self._has_missed_some:
                     self._has_missed_some = False
                     self.recover()
+                    # The loss is told once, at its begin, and goes on until the last that was kept is read (CONGESTED,
+                    # net/netlink/af_netlink.c).
+                    yield Hint(self.netns, None)
                 break
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
@@ -182,7 +185,12 @@ class _RouteEar(_Ear):
         """See ``_Ear``: what became of each link of the crowd."""
         last, self._crowded = self._crowded, {}
         for message in last.values():
-            if isinstance(record := rtnetlink.parse_record(message), LinkRecord):
+            try:
+                record = rtnetlink.parse_record(message)
+            except ValueError:  # as in _parse
+                yield Hint(self.netns, None)
+                continue
+            if isinstance(record, LinkRecord):
                 removed = message.kind in REMOVALS
                 yield Hint(self.netns, link_of(self.netns, record, self._names), removed)
                 if removed:  # of a crowd the names of those that went would become too many

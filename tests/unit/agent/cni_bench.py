@@ -84,6 +84,9 @@ class ToyAttachments:
     def delete_older(self, key: Key, at: float) -> Exception | None:
         return self.delete([key]).get(key) if key in self.known and self.known[key] < at else None
 
+    def take_back(self, key: Key) -> None:
+        self.delete([key])
+
     def check(self, call: Call, _conf: NetworkConf, _netns: Netns, _facts: NodeFacts) -> None:
         self._hear("CHECK", call.container_id)
 

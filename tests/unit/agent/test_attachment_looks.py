@@ -140,23 +140,49 @@ def test_a_look_puts_right_what_others_have_changed(node: Node, kind: str) -> No
     assert node.objects() == before
 
 
-def test_a_look_takes_strays_of_ours_and_leaves_those_of_others(node: Node) -> None:
+def test_a_look_takes_strays_of_the_filter_and_no_cable(node: Node) -> None:
+    """A cable of which nothing is recorded is some container's all the same, and may be the only way to it."""
     node.add("one")
-    strays = (
-        Link(netns="", name="mus0123456789ab", options=Bridge(), alias="muslin-cni:dead/eth0", up=True),
-        NftElement(
-            netns="", family="bridge", table=sources.TABLE, set="sources4", address="musffffffffffff . 10.5.1.9"
-        ),
+    stray = NftElement(
+        netns="", family="bridge", table=sources.TABLE, set="sources4", address="musffffffffffff . 10.5.1.9"
     )
     theirs = (
+        Link(netns="", name="mut0123456789ab", options=Bridge(), alias="muslin-cni:lost/eth0", up=True),
         Link(netns="", name="muskrat", options=Bridge(), alias="an animal", up=True),
         Link(netns="", name="veth0", options=Bridge(), alias="", up=True),
     )
-    for obj in (*strays, *theirs):
+    for obj in (stray, *theirs):
         node.put(obj)
-    node.attachments.look(node.facts)
-    assert not node.objects().intersection(strays)
+    (words,) = node.attachments.look(node.facts)
+    assert "nothing is recorded of the cable mut0123456789ab (muslin-cni:lost/eth0)" in words
+    assert stray not in node.objects()
     assert node.objects().issuperset(theirs)
+
+
+def test_containers_of_another_mode_are_left_as_they_are_and_said(node: Node) -> None:
+    """The agent was started again without its bridge."""
+    node.add("one")
+    before = node.objects()
+    (words,) = node.attachments.look(msgspec.structs.replace(node.facts, bridge=""))
+    assert "is connected in the mode 'bridge', and the node's is 'routed' now" in words
+    assert node.objects() == before
+    assert node.attachments.look(node.facts) == ()
+
+
+def test_an_adopted_container_that_died_gives_its_address_back(node: Node) -> None:
+    node.add("one")
+    node.reservations.close()
+    for file in node.directory.glob("containers.db*"):
+        file.unlink()
+    node.start()
+    (words,) = node.attachments.look(node.facts)
+    assert "nothing was recorded of the container one" in words
+    assert [one.container_id for one in node.attachments.all()] == ["one"]
+    node.lose_netns("one")
+    node.attachments.look(node.facts)
+    node.now += PATIENCE_S
+    node.attachments.look(node.facts)
+    assert node.attachments.all() == []
 
 
 def test_a_look_tells_what_it_could_not_put_right(node: Node) -> None:

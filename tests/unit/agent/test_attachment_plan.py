@@ -14,6 +14,7 @@ from muslin.agent.attachment_plan import (
     ALIAS,
     NodeFacts,
     attachment_of,
+    filters_in,
     host_link,
     inode_at,
     is_left_to_others,
@@ -154,7 +155,7 @@ def test_the_disk_is_named_with_its_own_remedy() -> None:
 # ---- looks -----------------------------------------------------------------------------------------------
 
 
-def test_what_is_of_containers_is_known_by_alias_and_table_and_living_cables_are_kept() -> None:
+def test_what_is_of_containers_is_known_by_alias_and_table() -> None:
     table = sources.table("", "bridge")
     ours: list[AnyObject] = [
         Link(netns="", name="mus1", options=Bridge(), alias=f"{ALIAS}dead/eth0"),
@@ -171,7 +172,8 @@ def test_what_is_of_containers_is_known_by_alias_and_table_and_living_cables_are
     ]
     seen = Snapshot.of([*ours, *theirs])
     assert ours_in(seen).keys == {obj.key for obj in ours}
-    assert ours_in(seen, ["mus2"]).keys == {obj.key for obj in ours} - {ours[1].key}
+    assert filters_in(seen).keys == {table.key, ELEMENT.key}
+    assert filters_in(seen, "inet").keys == frozenset()
 
 
 def test_neighbours_are_looked_at_where_there_are_any_to_keep() -> None:

@@ -146,9 +146,9 @@ async def test_no_descriptor_is_kept_and_none_beyond_the_first_is_taken(tmp_path
             await asyncio.to_thread(bench.exchange, data, 30)
         bench.toy.gate.clear()
         connection = bench.connect()
+        heard = len(bench.toy.inodes)
         for start in range(0, len(data), 50):
             bench.send(connection, data[start : start + 50])
-        heard = len(bench.toy.inodes)
         await until_true(lambda: len(bench.toy.inodes) > heard)
         assert open_fds() <= before + 3, "this connection, its other end, and one namespace"
         bench.toy.gate.set()
