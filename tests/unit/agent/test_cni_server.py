@@ -14,7 +14,7 @@ from muslin.errors import MuslinError
 from muslin.wire.cni_error import CniError
 from muslin.wire.cni_socket import NETNS, OWN_NETNS, Answer
 from tests.contract.asynchronous import asynchronous, until_true
-from tests.unit.agent.cni_bench import Bench, Key, error_of, request_bytes
+from tests.unit.agent.cni_bench import Bench, Key, error_of, receive, request_bytes
 
 
 @pytest.fixture
@@ -168,3 +168,20 @@ async def test_nobody_is_left_waiting_when_a_batch_fails_as_a_whole(tmp_path: Pa
         bench.toy.gate.set()
         assert [error_of(answer)[0] for answer in await asyncio.gather(*calls)] == [102, 102, 102]
         await adding
+
+
+@asynchronous
+async def test_a_del_is_done_before_an_add_of_the_same_container_that_came_after_it(tmp_path: Path) -> None:
+    async with Bench(tmp_path).running() as bench:
+        bench.toy.gate.clear()
+        slow = asyncio.create_task(bench.call("ADD", "slow"))
+        await until_true(lambda: ("ADD", "slow") in bench.toy.heard)
+        with bench.connect() as first, bench.connect() as second:
+            bench.send(first, request_bytes("DEL", "c1"))
+            bench.send(second, request_bytes("ADD", "c1"))
+            bench.toy.gate.set()
+            for connection in (first, second):
+                assert (await asyncio.to_thread(receive, connection)).exit_status == 0
+        await slow
+        assert bench.toy.heard.index(("DEL", [("c1", "eth0")])) < bench.toy.heard.index(("ADD", "c1"))
+        assert ("c1", "eth0") in bench.toy.known

@@ -125,6 +125,28 @@ def test_garbage_is_said_and_costs_nobody_anything(bench: Bench, data: bytes, ca
 
 
 @pytest.mark.usefixtures("quickly")
+def test_an_answer_that_was_taken_while_others_were_served_counts_however_late_it_is_seen(bench: Bench) -> None:
+    @asynchronous
+    async def body() -> None:
+        async with bench.running():
+            connection = bench.connect()
+            bench.send(connection, request_bytes("ADD", "first"))
+            assert (await asyncio.to_thread(receive, connection)).exit_status == 0
+            bench.toy.gate.clear()
+            slow = asyncio.create_task(bench.call("ADD", "slow"))
+            await until_true(lambda: ("ADD", "slow") in bench.toy.heard)
+            connection.close()
+            late = time.monotonic() + 3 * cni_server.TAKEN_S
+            await until_true(lambda: time.monotonic() > late)
+            bench.toy.gate.set()
+            await slow
+            await bench.call("STATUS", flags=0)
+            assert set(bench.toy.known) == {("first", "eth0"), ("slow", "eth0")}
+
+    body()
+
+
+@pytest.mark.usefixtures("quickly")
 def test_one_that_says_nothing_is_let_go(bench: Bench) -> None:
     @asynchronous
     async def body() -> None:
