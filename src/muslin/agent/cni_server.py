@@ -70,6 +70,8 @@ PRIORITY = -10
 """As nice(1) counts. Whoever starts containers by the hundred has every processor busy, and all of them wait for us."""
 TICK_S = 1.0
 """Between looks into the spool, and at whether a look at the kernel is due."""
+IDLE_TICK_S = 5.0
+"""The same while there is no container."""
 LOOK_COST_FACTOR = 500
 """A look waits at least this many times the duration of the last: 0.2 % of a core."""
 ASKED_COST_FACTOR = 20
@@ -222,8 +224,9 @@ class CniServer:
                 calls += self._hear(caller)
         self._do_all(calls)
         if time.monotonic() >= self._tick_at:
-            self._tick_at = time.monotonic() + TICK_S
             self._tick()
+            is_idle = not (self._attachments.count or self._callers)
+            self._tick_at = time.monotonic() + (IDLE_TICK_S if is_idle else TICK_S)
 
     def _tick(self) -> None:
         now = time.monotonic()

@@ -33,7 +33,7 @@ def bench(tmp_path: Path) -> Bench:
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ticks and patience in hundredths of a second."""
-    for name in ("TICK_S", "REQUEST_S", "TAKEN_S"):
+    for name in ("TICK_S", "IDLE_TICK_S", "REQUEST_S", "TAKEN_S"):
         monkeypatch.setattr(cni_server, name, getattr(cni_server, name) / 100)
     monkeypatch.setattr(cni_server, "LOOK_COST_FACTOR", 0)
     monkeypatch.setattr(cni_server, "ASKED_COST_FACTOR", 0)
