@@ -102,11 +102,11 @@ def test_a_dead_namespace_leaks_nothing_with_or_without_masquerading(fresh: Node
     fresh.start("--ip-masq")
     fresh.add("zero", ipMasq=True)
     fresh.remove("zero")
-    before = fresh.run("nft list ruleset"), fresh.run("iptables-save -t nat")
+    before = fresh.run("nft list ruleset"), fresh.run("iptables -t nat -S")
     fresh.add("one", ipMasq=True)
     fresh.remove_netns("one")
     fresh.delete("one", netns="")
-    assert (rules(fresh.run("nft list ruleset")), fresh.run("iptables-save -t nat")) == (rules(before[0]), before[1])
+    assert (rules(fresh.run("nft list ruleset")), fresh.run("iptables -t nat -S")) == (rules(before[0]), before[1])
 
 
 def rules(text: str) -> list[str]:

@@ -8,10 +8,11 @@ what ``plan.attach`` makes of it:
     ADD    reserve -> plan -> converge -> complete          what fails is undone by the same journal, then released
     CHECK  reservation -> plan -> what converge would do, which is nothing where all is well
     DEL    reservations -> their keys -> converge to nothing -> release       all that wait at once: they cost one
-    look   reservations -> what of them stands on the node -> put right; strays of ours go, the dead are released
+    look   reservations -> what of them stands on the node -> put right; the unrecorded are adopted, the dead released
 
 The kernel is looked at just around the cable in question (``Scope.around``), as there may be thousands. A node's cables
-carry the alias ``muslin-cni:ID/INTERFACE``, so that strays are known without a record; names alone say nothing.
+    look   reservations -> what of them stands on the node -> put right; unrecorded ones adopted, dead ones released
+takes a cable away: it may be some container's only way.
 
 A reservation whose cable is gone, and whose namespace is no more, belongs to a container that died without a word: a
 reboot, say. Its runtime may still know it and start it again, and then it gets its addresses again; so it is kept while
