@@ -414,3 +414,15 @@ def test_veth_ends_are_told_by_their_name(node: Node) -> None:
     (cable,) = node.cables()
     assert isinstance(cable.options, Veth)
     assert cable.options.peer == "eth0"
+
+
+def test_what_cannot_be_taken_back_at_once_goes_with_the_next_look(node: Node) -> None:
+    """Its ADD was complete, and nobody took the answer."""
+    node.add("one")
+    node.refuse = lambda op: errno.EBUSY if isinstance(op, Delete) else 0
+    node.attachments.take_back(("one", "eth0"))
+    assert [one.container_id for one in node.attachments.all()] == ["one"]
+    node.refuse = no_fault
+    node.attachments.look(node.facts)
+    assert node.attachments.all() == []
+    assert link_key("", host_link("one", "eth0", checked=True)) not in node.kernel.objects
