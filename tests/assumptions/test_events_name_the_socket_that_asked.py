@@ -13,8 +13,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from muslin.kernel.netlink import NETLINK_NETFILTER, SOL_NETLINK, NetlinkSocket, open_socket
-from muslin.kernel.watch import NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES, RTNETLINK_GROUPS
+from muslin.kernel.netlink import (
+    NETLINK_ADD_MEMBERSHIP,
+    NETLINK_NETFILTER,
+    SOL_NETLINK,
+    NetlinkSocket,
+    open_socket,
+)
+from muslin.kernel.watch import NFNLGRP_NFTABLES, RTNETLINK_GROUPS
 from muslin.wire import netlink as wire
 from muslin.wire import nftables, rtnetlink
 from muslin.wire.netlink import Message

@@ -377,3 +377,22 @@ def wait_for_same(read: Callable[[], dict[str, Any]], before: dict[str, Any]) ->
     after = read()
     changed = {key: (before[key], after[key]) for key in before if before[key] != after[key]}
     assert not changed, f"before and after: {changed}"
+
+
+# ---- fixtures, for whoever imports them ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["cni0", ""], ids=["bridge", "routed"])
+def one_node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node in either mode, for a whole file; something was connected there before."""
+    with running(Cluster(tmp_path_factory.mktemp("cni"), DUAL, request.param)) as cluster:
+        cluster.nodes[0].add("first")
+        cluster.nodes[0].remove("first")
+        yield cluster.nodes[0]
+
+
+@pytest.fixture
+def node(one_node: Node) -> Iterator[Node]:
+    """The same for one test, after which all has to be as it was."""
+    with audited(one_node):
+        yield one_node

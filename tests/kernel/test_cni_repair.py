@@ -13,27 +13,14 @@ from pathlib import Path
 import pytest
 
 from muslin.agent.attachment_plan import host_link
-from tests.kernel.containers import DUAL, NEEDS, Answer, Cluster, Node, audited, running
+from tests.kernel.containers import DUAL, NEEDS, Answer, Cluster, Node, node, one_node, running
 from tests.lab.support import wait_until
 
+__all__ = ["node", "one_node"]
 pytestmark = NEEDS
 CABLE = host_link("one", "eth0", checked=True)
 HEALED_S = 15.0
 """It takes about a second, on a machine that has nothing else to do."""
-
-
-@pytest.fixture(scope="module", params=["cni0", ""], ids=["bridge", "routed"])
-def one_node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with running(Cluster(tmp_path_factory.mktemp("cni"), DUAL, request.param)) as cluster:
-        cluster.nodes[0].add("first")
-        cluster.nodes[0].remove("first")
-        yield cluster.nodes[0]
-
-
-@pytest.fixture
-def node(one_node: Node) -> Iterator[Node]:
-    with audited(one_node):
-        yield one_node
 
 
 @pytest.fixture

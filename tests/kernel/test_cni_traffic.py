@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from tests.contract.tunnel_packets import inner_packet
-from tests.kernel.containers import DUAL, NEEDS, Cluster, Node, audited, running
+from tests.kernel.containers import DUAL, NEEDS, Cluster, Node, node, one_node, running
 
+__all__ = ["node", "one_node"]
 pytestmark = NEEDS
 
 ETH_P_ALL, ETH_P_IP, ETH_P_ARP, ETH_P_IPV6 = 3, 0x0800, 0x0806, 0x86DD  # linux/if_ether.h
@@ -28,20 +29,6 @@ PATIENCE_S = 20.0
 MARK = b"MARKMARK"
 """In a payload; each frame has one of its own in its place."""
 _serial = itertools.count(1000)
-
-
-@pytest.fixture(scope="module", params=["cni0", ""], ids=["bridge", "routed"])
-def one_node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with running(Cluster(tmp_path_factory.mktemp("cni"), DUAL, request.param)) as cluster:
-        cluster.nodes[0].add("first")
-        cluster.nodes[0].remove("first")
-        yield cluster.nodes[0]
-
-
-@pytest.fixture
-def node(one_node: Node) -> Iterator[Node]:
-    with audited(one_node):
-        yield one_node
 
 
 class Container:
@@ -203,20 +190,20 @@ def test_containers_of_two_nodes_reach_each_other_and_the_nodes_by_their_own_add
     answers = [node.add("one", **options).document for node in cluster.nodes]
     mtus = {answer["interfaces"][-1]["mtu"] for answer in answers}
     assert mtus == {1500 if cluster.nodes[0].network["Backend"]["Type"] == "host-gw" else mtus.copy().pop()}
-    for node, other, far in zip(cluster.nodes, cluster.nodes[::-1], answers[::-1], strict=True):
+    for near, other, far in zip(cluster.nodes, cluster.nodes[::-1], answers[::-1], strict=True):
         for ip in far["ips"]:
             address = ip["address"].partition("/")[0]
-            assert node.pings("one", address)
+            assert near.pings("one", address)
             header = 28 if "." in address else 48
-            assert node.pings("one", address, "-Mdo", f"-s{mtus.copy().pop() - header}"), "the whole MTU passes"
-            assert source_seen(node, other, address) in own_addresses(node)
+            assert near.pings("one", address, "-Mdo", f"-s{mtus.copy().pop() - header}"), "the whole MTU passes"
+            assert source_seen(near, other, address) in own_addresses(near)
             if options.get("defaultRoute", True):  # the node speaks by its own address, which is beyond the network
-                assert node.run(f"ping -n -c1 -W5 {address}"), "from the node"
+                assert near.run(f"ping -n -c1 -W5 {address}"), "from the node"
         for subnet in other.subnets:
             gateway = subnet.replace("0/24", "1").replace("/64", "1")
-            assert node.pings("one", gateway), "to the other node"
-    for node in cluster.nodes:
-        node.remove("one")
+            assert near.pings("one", gateway), "to the other node"
+    for near in cluster.nodes:
+        near.remove("one")
 
 
 def own_addresses(node: Node) -> set[str]:

@@ -18,7 +18,8 @@ import msgspec
 from muslin.agent.reservations import Reservation
 from muslin.errors import MuslinError
 from muslin.kernel.base import Scope
-from muslin.model.address import address_part, contains, nth_address, stable_mac
+from muslin.lease.addresses import GATEWAY
+from muslin.model.address import DEFAULT_PREFIX, address_part, contains, nth_address, stable_mac
 from muslin.model.kernel import AnyObject, Key, Link, Loopback, NftElement, NftTable, Sysctl, link_key
 from muslin.model.ops import Create, OpResult, Report
 from muslin.model.state import Owned, Snapshot
@@ -34,9 +35,6 @@ ALIAS = "muslin-cni:"
 """How the alias of a container's cable begins."""
 REMEDY = "muslin status tells whether the agent is well; its log tells more"
 ALIAS_MAX = 255  # IFALIASZ less its NUL, linux/if_link.h
-GATEWAY_INDEX = 1
-BRIDGE_INTERFACE = 2
-"""In a result the bridge and the cable's two ends stand in this order; without a bridge one earlier."""
 FAMILIES: tuple[sources.Family, ...] = ("bridge", "inet")
 
 
@@ -57,8 +55,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def gateways(self) -> tuple[str, ...]:
-        """The first address of each subnet."""
-        return tuple(nth_address(subnet, GATEWAY_INDEX) for subnet in self.subnets)
+        """The address of each subnet that no container has."""
+        return tuple(nth_address(subnet, GATEWAY) for subnet in self.subnets)
 
     @property
     def mode(self) -> Mode:
@@ -130,7 +128,6 @@ def wanted(call: Call, conf: NetworkConf, netns: Netns, facts: NodeFacts, boot_i
         container_id=call.container_id,
         ifname=call.ifname,
         network=conf.name,
-        addresses=(),
         gateways=facts.gateways,
         mac=conf.mac or stable_mac("container", call.container_id, call.ifname),
         host_link=host_link(call.container_id, call.ifname, checked=conf.spoof_check),
@@ -218,7 +215,7 @@ def result_of(one: Reservation, facts: NodeFacts, call: Call, conf: NetworkConf)
         Ip(address=address, gateway=gateways.get(":" in address, ""), interface=len(interfaces) - 1)
         for address in one.addresses
     )
-    ways = ("0.0.0.0/0", "::/0") if one.default_route else facts.networks
+    ways = DEFAULT_PREFIX.values() if one.default_route else facts.networks
     routes = tuple(
         Route(dst=way, gw=gateways[":" in way])
         for way in ways

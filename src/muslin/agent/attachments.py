@@ -288,7 +288,7 @@ class Attachments:
     @property
     def count(self) -> int:
         """How many there are; from any thread."""
-        return len(self._reservations.all())
+        return self._reservations.count
 
     @property
     def free(self) -> dict[str, int]:

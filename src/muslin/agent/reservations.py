@@ -122,6 +122,11 @@ class Reservations:
         key = self._by_cable.get(host_link)
         return None if key is None else self._by_key.get(key)
 
+    @property
+    def count(self) -> int:
+        """How many reservations there are."""
+        return len(self._by_key)
+
     def all(self) -> list[Reservation]:
         """Every reservation."""
         return list(self._by_key.values())

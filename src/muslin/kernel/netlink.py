@@ -24,6 +24,7 @@ from muslin.wire.rtnetlink import Request
 # uapi/linux/netlink.h, uapi/asm-generic/socket.h; Python 3.11 has no names for these
 SOL_NETLINK = 270
 NETLINK_NETFILTER = 12
+NETLINK_ADD_MEMBERSHIP = 1
 NETLINK_CAP_ACK = 10
 NETLINK_EXT_ACK = 11
 NETLINK_GET_STRICT_CHK = 12

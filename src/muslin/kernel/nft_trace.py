@@ -15,13 +15,12 @@ import subprocess
 import time
 
 from muslin.kernel import netns as netns_door
-from muslin.kernel.netlink import NETLINK_NETFILTER, SOL_NETLINK, open_socket
+from muslin.kernel.netlink import NETLINK_ADD_MEMBERSHIP, NETLINK_NETFILTER, SOL_NETLINK, open_socket
 from muslin.kernel.nft_sets import has_table
 from muslin.kernel.sessions import Session
 from muslin.wire import netlink as wire
 from muslin.wire.nft_trace import Decision, parse_decision
 
-NETLINK_ADD_MEMBERSHIP = 1
 NFNLGRP_NFTRACE = 9  # uapi/linux/netfilter/nfnetlink.h
 RECEIVE_BYTES = 1 << 16
 READY_S = 5.0

@@ -20,14 +20,13 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from muslin.kernel.netlink import SOL_NETLINK, Answer, NetlinkSocket, open_socket
+from muslin.kernel.netlink import NETLINK_ADD_MEMBERSHIP, SOL_NETLINK, Answer, NetlinkSocket, open_socket
 from muslin.wire import netlink as wire
 from muslin.wire import rtnetlink
 from muslin.wire.rtnetlink import LinkRecord, Request
 
 THREADS = 16
 RECEIVE_BYTES = 1 << 16
-NETLINK_ADD_MEMBERSHIP = 1
 RTNLGRP_LINK = 1  # uapi/linux/rtnetlink.h
 FIRST_GROUP = 0x6D750000
 """Above the numbers that people give to groups of links (ip-link(8))."""

@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from muslin.kernel import netns as netns_door
 from muslin.kernel.netlink import (
+    NETLINK_ADD_MEMBERSHIP,
     NETLINK_NETFILTER,
     SO_RCVBUFFORCE,
     SOL_NETLINK,
@@ -44,7 +45,6 @@ from muslin.wire.netlink import Message
 from muslin.wire.rtnetlink import LinkRecord, NetconfRecord
 
 WATCH_BUFFER_BYTES = 32 << 20
-NETLINK_ADD_MEMBERSHIP = 1
 # uapi/linux/rtnetlink.h, enum rtnetlink_groups: link, neigh, IPv4 address, route and rule, IPv6 ones, netconf of both,
 # nexthop
 RTNETLINK_GROUPS = (1, 3, 5, 7, 8, 9, 11, 19, 24, 25, 32)

@@ -17,6 +17,7 @@ from typing import Literal
 
 from muslin.model.address import address_part, family_of
 from muslin.model.kernel import NftElement, NftTable
+from muslin.wire.nftables import JOINT
 
 CHECKED = "mus"
 """How the name of a cable begins whose container's packets are checked."""
@@ -55,4 +56,4 @@ def elements(netns: str, family: Family, cable: str, mac: str, addresses: Iterab
     """What one container may send: ``cable`` is the node's end, ``addresses`` with or without length."""
     allowed = [(CABLES, mac), *((SOURCES[family_of(a)], address_part(a)) for a in addresses)]
     for name, value in allowed:
-        yield NftElement(netns=netns, family=family, table=TABLE, set=name, address=f"{cable} . {value}")
+        yield NftElement(netns=netns, family=family, table=TABLE, set=name, address=f"{cable}{JOINT}{value}")
